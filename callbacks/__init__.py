@@ -1,0 +1,1 @@
+"""Lightning callbacks that watch and steer a run from outside."""

@@ -1,0 +1,1 @@
+"""Supporter, seeker and critic: scripted or by a language model."""

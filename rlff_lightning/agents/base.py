@@ -1,0 +1,43 @@
+"""The three roles of a simulated conversation, each answering many conversations in one call."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from rlff_lightning.types import Conversation, Message, Verdict
+
+
+class Supporter(ABC):
+    """Replies to seekers."""
+
+    @abstractmethod
+    def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
+        """Write the next supporter message of each conversation, which ends with a seeker's."""
+
+    def close(self) -> None:
+        """Free what the supporter holds."""
+        return
+
+
+class Seeker(ABC):
+    """Plays the people who look for support."""
+
+    @abstractmethod
+    def open(self, seeds: Sequence[int]) -> list[Conversation]:
+        """Begin one conversation per seed, each with its opening message."""
+
+    @abstractmethod
+    def answer(self, conversations: Sequence[Conversation]) -> list[Conversation]:
+        """Append the seeker's answer to each conversation; each ends with a supporter's message."""
+
+
+class Critic(ABC):
+    """Judges how the seeker fares."""
+
+    @abstractmethod
+    def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        """Judge the latest seeker message of each conversation, which it ends with."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The judge's name and rule, as every reported success rate must state it."""

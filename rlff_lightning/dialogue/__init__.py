@@ -1,0 +1,1 @@
+"""Conversations as data, without torch: readers, reply format, chat template."""

@@ -1,0 +1,1 @@
+"""Who generates tokens, and how new weights reach them."""

@@ -1,0 +1,1 @@
+"""Torchmetrics classes, thin over `functional`."""

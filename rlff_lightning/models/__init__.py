@@ -1,0 +1,1 @@
+"""Loading, heads, adapters and log-probabilities of language models."""

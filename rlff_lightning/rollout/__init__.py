@@ -1,0 +1,1 @@
+"""Experience for reinforcement learning: contexts, scorers, loader."""

@@ -1,0 +1,17 @@
+"""Seeds that depend on what is sampled, never on the order of sampling."""
+
+import hashlib
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Hash any parts into a seed, the same on every machine and in every process.
+
+    Args:
+        parts: What names the draw, e.g. a run's seed, a context's id and a turn.
+
+    Returns:
+        An integer in ``[0, 2**31)``.
+    """
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 2**31

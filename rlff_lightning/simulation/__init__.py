@@ -1,0 +1,1 @@
+"""Futures of a reply, future-oriented reward, self-play."""
