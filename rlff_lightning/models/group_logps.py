@@ -1,0 +1,111 @@
+"""Log-probabilities of groups: what the policy now thinks of every completion token."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rlff_lightning.functional.log_probs import TokenStats, token_logps
+from rlff_lightning.models.output_head import head_replaced, output_head
+
+Sharing = Literal["auto", "shared", "padded"]
+"""A prompt is computed once per group, once per completion, or whichever costs less."""
+
+
+def group_logps(
+    model: nn.Module,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    sharing: Sharing = "auto",
+    with_entropy: bool = False,
+    chunk_size: int = 1024,
+) -> TokenStats:
+    """Score completion tokens given their prompt, with gradient where the caller wants it.
+
+    Args:
+        model: A causal language model of transformers, or a PEFT model around one.
+        prompt_ids: One prompt per group, left-padded, ``(N, P)``.
+        prompt_mask: ``True`` at prompt tokens, ``(N, P)``.
+        completion_ids: G completions per prompt, right-padded, siblings adjacent, ``(N * G, T)``.
+        completion_mask: ``True`` at completion tokens, ``(N * G, T)``.
+        temperature: Divides the logits before the softmax.
+        sharing: How a group's prompt is computed; all ways agree to rounding.
+        with_entropy: Also return the entropy of every token's distribution.
+        chunk_size: Tokens whose logits exist at once.
+
+    Returns:
+        ``logps (N * G, T)`` in nats and ``entropy (N * G, T)`` in nats or ``None``; both 0 where
+        ``completion_mask`` is false.
+
+    Raises:
+        ValueError: If the shapes disagree, a prompt is empty, or padding is on the wrong side.
+        UserError: If ``sharing`` is ``shared`` and the model's attention does not allow it.
+    """
+    _check(prompt_ids, prompt_mask, completion_ids, completion_mask)
+    head = output_head(model)
+    tokens = completion_ids[completion_mask]
+    inputs, positions = _padded(prompt_ids, prompt_mask, completion_ids, completion_mask)
+
+    def score(hidden: Tensor) -> Tensor:
+        """Return ``(M, 2)``: log-probability and entropy of each real completion token."""
+        rows = hidden.flatten(0, 1)[positions]
+        stats = token_logps(
+            rows,
+            head.weight,
+            tokens,
+            temperature=temperature,
+            chunk_size=chunk_size,
+            bias=head.bias,
+        )
+        return torch.stack([stats.logps, stats.entropy], -1)
+
+    with head_replaced(head, score):
+        scored = model(**inputs, use_cache=False).logits
+    logps, entropy = scored.unbind(-1)
+    return TokenStats(
+        _spread(logps, completion_mask), _spread(entropy, completion_mask) if with_entropy else None
+    )
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Put one value per real token back where the mask is true."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def _padded(
+    prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Repeat every prompt before each of its completions; the last token predicts nothing."""
+    group_size = len(completion_ids) // len(prompt_ids)
+    ids = torch.cat([prompt_ids.repeat_interleave(group_size, 0), completion_ids], 1)[:, :-1]
+    mask = torch.cat([prompt_mask.repeat_interleave(group_size, 0), completion_mask], 1)[:, :-1]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask.long(),
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+    }
+    rows, steps = completion_mask.nonzero(as_tuple=True)
+    return inputs, rows * ids.shape[1] + prompt_ids.shape[1] - 1 + steps
+
+
+def _check(
+    prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
+) -> None:
+    if prompt_ids.shape != prompt_mask.shape or completion_ids.shape != completion_mask.shape:
+        raise ValueError(
+            "Masks must have the shape of their ids, got prompts "
+            f"{tuple(prompt_ids.shape)} and {tuple(prompt_mask.shape)}, completions "
+            f"{tuple(completion_ids.shape)} and {tuple(completion_mask.shape)}"
+        )
+    if len(prompt_ids) == 0 or len(completion_ids) % len(prompt_ids):
+        raise ValueError(
+            f"{len(completion_ids)} completions must be whole groups of {len(prompt_ids)} prompts"
+        )
+    if (prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any() or not prompt_mask.any(1).all():
+        raise ValueError("Prompts must be left-padded and hold at least one token")
+    if (completion_mask[:, 1:] & ~completion_mask[:, :-1]).any():
+        raise ValueError("Completions must be right-padded")

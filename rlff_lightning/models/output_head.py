@@ -1,0 +1,63 @@
+"""Ask a language model for what its output head makes of chosen positions, never for all logits.
+
+The whole model is called, so that hooks of sharding, adapters and checkpointing fire as usual; only
+the head's own computation is replaced for the length of the call.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlff_lightning.errors import UserError
+
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def causal_lm_of(model: nn.Module) -> PreTrainedModel:
+    """Find the transformers model in ``model``, which may be wrapped in a PEFT model.
+
+    Raises:
+        UserError: If there is none.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(base, PreTrainedModel):
+        raise UserError(
+            f"The policy must be a transformers or PEFT model, got {type(base).__name__}"
+        )
+    return base
+
+
+def output_head(model: nn.Module) -> nn.Linear:
+    """Find the linear layer that turns hidden states into logits.
+
+    Raises:
+        UserError: If the logits are not this layer's plain output.
+    """
+    base = causal_lm_of(model)
+    head = base.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        found = "no output head" if head is None else f"an output head of {type(head).__name__}"
+        raise UserError(
+            f"{type(base).__name__} has {found}: log-probabilities need a plain nn.Linear; "
+            "leave the output head out of LoRA's target modules and of quantisation"
+        )
+    config = base.config.get_text_config()
+    for name in _LOGIT_CHANGES:
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"{type(base).__name__} changes its logits by config.{name}="
+                f"{getattr(config, name)}: only models with plain logits are supported"
+            )
+    return head
+
+
+@contextmanager
+def head_replaced(head: nn.Linear, compute: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let the head return ``compute(hidden)`` instead of logits."""
+    head.forward = compute  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        del head.forward
