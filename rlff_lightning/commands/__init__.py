@@ -1,0 +1,1 @@
+"""Verbs of `rlff` that are no Trainer run."""
