@@ -8,7 +8,7 @@ from rlff_lightning.types import RoleCard
 
 NAME = "ESC-Eval role cards"
 
-_FIELD = re.compile(r"\s*(\w[\w ]{0,30}?)\s*[:：]\s*(.*)")  # noqa: RUF001 (Chinese cards' colon)
+_FIELD = re.compile(r"\s*([^\Wa-z_]\w{0,20})\s*[:：]\s*(.*)")  # noqa: RUF001 (Chinese cards' colon)
 
 
 def recognises(record: Record) -> bool:
@@ -41,7 +41,7 @@ def is_contaminated(card: RoleCard, trained_on: Iterable[str] = ("ESConv", "ExTE
 
 
 def _fields(text: str) -> tuple[tuple[str, str], ...]:
-    """Split ``Age: 27`` lines into pairs; a line without a name continues the one before."""
+    """Split ``Age: 27`` lines into pairs; a line without a capital name continues the last."""
     fields: list[tuple[str, str]] = []
     for line in text.split("\n"):
         match = _FIELD.fullmatch(line)
