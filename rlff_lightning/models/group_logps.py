@@ -5,8 +5,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rlff_lightning.errors import UserError
 from rlff_lightning.functional.log_probs import TokenStats, token_logps
 from rlff_lightning.models.output_head import head_replaced, output_head
+from rlff_lightning.models.prefix_sharing import (
+    pack_groups,
+    use_prefix_attention,
+    why_not_shared,
+)
 
 Sharing = Literal["auto", "shared", "padded"]
 """A prompt is computed once per group, once per completion, or whichever costs less."""
@@ -48,11 +54,17 @@ def group_logps(
     _check(prompt_ids, prompt_mask, completion_ids, completion_mask)
     head = output_head(model)
     tokens = completion_ids[completion_mask]
-    inputs, positions = _padded(prompt_ids, prompt_mask, completion_ids, completion_mask)
+    groups = prompt_ids, prompt_mask, completion_ids, completion_mask
+    if _is_shared(model, sharing, prompt_mask, completion_mask):
+        packed = pack_groups(*groups)
+        inputs, predictors = packed.model_inputs(), packed.predictors
+        use_prefix_attention(model)
+    else:
+        inputs, predictors = _padded(*groups)
 
     def score(hidden: Tensor) -> Tensor:
         """Return ``(M, 2)``: log-probability and entropy of each real completion token."""
-        rows = hidden.flatten(0, 1)[positions]
+        rows = hidden.flatten(0, 1)[predictors]
         stats = token_logps(
             rows,
             head.weight,
@@ -69,6 +81,18 @@ def group_logps(
     return TokenStats(
         _spread(logps, completion_mask), _spread(entropy, completion_mask) if with_entropy else None
     )
+
+
+def _is_shared(
+    model: nn.Module, sharing: Sharing, prompt_mask: Tensor, completion_mask: Tensor
+) -> bool:
+    """Choose the way; ``auto`` takes the one with fewer tokens to compute."""
+    if sharing == "padded":
+        return False
+    obstacle = why_not_shared(model)
+    if sharing == "shared" and obstacle:
+        raise UserError(f"sharing must be 'padded' or 'auto' for this model: {obstacle}")
+    return obstacle is None
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -3,7 +3,6 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from rlff_lightning.errors import UserError
 from rlff_lightning.models.group_logps import group_logps
 
 SIZES = {

@@ -1,0 +1,134 @@
+"""Attention over packed groups: replies see their prompt and themselves, never their siblings.
+
+A reply's attention is taken in two parts, over the prompt and over the reply itself, and the parts
+are merged by their log-sum-exp, which is exact. Neither a mask nor a padded row ever exists. The
+backward pass hands each part's kernel the *merged* output and log-sum-exp: the part's
+probabilities are then those of the whole softmax, so the parts' gradients simply add up.
+
+Source: merging of partial softmaxes as in Rabe and Staats 2021, arXiv:2112.05682; the backward
+pass as in Liu et al. 2023 (ring attention), arXiv:2310.01889.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from rlff_lightning.models.attention_kernels import attend, attend_backward
+
+PREFIX_ATTENTION = "rlff_prefix_attention"
+"""Name of this attention in transformers; without a layout it is transformers' own SDPA."""
+
+Span = tuple[int, int]
+"""First token of a stretch of the packed row, and the first one after it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefixLayout:
+    """Where prompts and replies lie in one packed row of S tokens."""
+
+    sequences: tuple[Span, ...]
+    """Every prompt and every reply; together they cover the row."""
+    groups: tuple[tuple[Span, Span], ...]
+    """For each group that has reply tokens: all its replies, and its prompt."""
+
+
+class _PrefixAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PrefixLayout, scale: float
+    ) -> Tensor:
+        out = torch.empty_like(query)
+        lse = query.new_empty(
+            query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32)
+        )
+        for span in layout.sequences:
+            own = slice(*span)
+            out[:, :, own], lse[:, :, own] = attend(
+                query[:, :, own], key[:, :, own], value[:, :, own], is_causal=True, scale=scale
+            )
+        for reply_span, prompt_span in layout.groups:
+            reply, prompt = slice(*reply_span), slice(*prompt_span)
+            part, part_lse = attend(
+                query[:, :, reply],
+                key[:, :, prompt],
+                value[:, :, prompt],
+                is_causal=False,
+                scale=scale,
+            )
+            # exp(part_lse) / (exp(part_lse) + exp(lse)), the prompt's share of the whole softmax.
+            share = torch.sigmoid(part_lse - lse[:, :, reply])[..., None]
+            own_out = out[:, :, reply].to(share.dtype)
+            out[:, :, reply] = own_out.lerp(part.to(share.dtype), share).to(out.dtype)
+            lse[:, :, reply] = torch.logaddexp(lse[:, :, reply], part_lse)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.layout, ctx.scale = layout, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+        query, key, value, out, lse = ctx.saved_tensors
+        grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        for span in ctx.layout.sequences:
+            own = slice(*span)
+            parts = attend_backward(
+                *(x[:, :, own] for x in (grad, query, key, value, out, lse)),
+                is_causal=True,
+                scale=ctx.scale,
+            )
+            for whole, part in zip(grads, parts, strict=True):
+                whole[:, :, own] = part
+        for reply_span, prompt_span in ctx.layout.groups:
+            reply, prompt = slice(*reply_span), slice(*prompt_span)
+            parts = attend_backward(
+                grad[:, :, reply],
+                query[:, :, reply],
+                key[:, :, prompt],
+                value[:, :, prompt],
+                out[:, :, reply],
+                lse[:, :, reply],
+                is_causal=False,
+                scale=ctx.scale,
+            )
+            for whole, part, where in zip(grads, parts, (reply, prompt, prompt), strict=True):
+                whole[:, :, where] += part
+        return *grads, None, None
+
+
+def _attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    prefix_layout: PrefixLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers asks for it, ``(1, heads, S, D)`` in and ``(1, S, heads, D)`` out."""
+    if prefix_layout is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+    unsupported = [name for name in ("sliding_window", "softcap", "s_aux") if kwargs.get(name)]
+    if kwargs.get("dropout") or unsupported:
+        raise ValueError(f"Prefix sharing is exact only without {unsupported or 'dropout'}")
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        kind = torch.get_autocast_dtype(device)
+        query, key, value = query.to(kind), key.to(kind), value.to(kind)
+    num_siblings = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, num_siblings), repeat_kv(value, num_siblings)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    with torch.autocast(device, enabled=False):
+        out: Tensor = _PrefixAttention.apply(query, key, value, prefix_layout, scale)
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(PREFIX_ATTENTION, _attention_forward)
+AttentionMaskInterface.register(PREFIX_ATTENTION, sdpa_mask)
