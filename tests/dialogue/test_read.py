@@ -96,6 +96,15 @@ def test_extes_is_read_in_spite_of_its_quirks(caplog: pytest.LogCaptureFixture) 
     assert "dropped 2 empty messages" in caplog.text
 
 
+def test_an_extes_entry_with_both_sides_is_two_messages(tmp_path: Path) -> None:
+    entry = {"User": "I am lost.", "AI Strategy": "Clarification", "AI": "Since when?"}
+    path = written(tmp_path / "x.json", json.dumps([{"scene": "Work", "content": [entry]}]))
+    assert read_dialogues(path)[0].messages == (
+        Message(role="seeker", text="I am lost."),
+        Message(role="supporter", text="Since when?", strategy="Clarification"),
+    )
+
+
 def test_chat_messages_take_their_id_or_get_one() -> None:
     first, second = read_dialogues(FIXTURES / "chat_messages.jsonl")
     assert (first.id, second.id) == ("chat_messages-1", "walk-7")
