@@ -1,1 +1,1 @@
-"""Verbs of `rlff` that are no Trainer run."""
+"""One module per verb of the `rlff` command, each with a `main(argv)` that returns a status."""

@@ -1,0 +1,120 @@
+"""Runs one planned stage, or skips it, and keeps its markers true."""
+
+import shutil
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rlff_lightning import __version__
+from rlff_lightning.commands.child import run_child
+from rlff_lightning.commands.markers import DONE, STARTED, Plan, read_marker, write_json
+from rlff_lightning.errors import UserError
+
+
+class StageRunner:
+    """Runs stages in one run's folder.
+
+    Args:
+        run: The run's folder.
+        is_own_process: This process is the `rlff pipeline` of the command line, so that a stage
+            may go on in a fork of it.
+    """
+
+    def __init__(self, run: Path, *, is_own_process: bool) -> None:
+        self._run = run
+        self._is_own_process = is_own_process
+        self._has_run: set[str] = set()
+
+    def run(self, plan: Plan, place: str, *, is_forced: bool) -> int:
+        """Bring a stage to its end and return the exit status of the pipeline so far.
+
+        Args:
+            plan: The stage.
+            place: Number among all stages, for the header.
+            is_forced: Run it although it is finished.
+
+        Raises:
+            UserError: If a stage that it reads is not finished.
+        """
+        stage = plan.stage
+        title = f"{place} {stage.name} ({stage.verb})"
+        self._check_reads(plan)
+        is_forced = is_forced or bool(self._has_run & set(plan.reads))
+        done = read_marker(self._run, stage, DONE)
+        if done.get("fingerprint") == plan.fingerprint and not is_forced:
+            _say(f"{title} is finished already, {done['wall_s']:.1f} s then; skipped")
+            return 0
+        started = read_marker(self._run, stage, STARTED)
+        is_continued = not done and started.get("fingerprint") == plan.fingerprint
+        if not is_continued:
+            self._move_aside(stage.name)
+        folder = self._run / stage.name
+        folder.mkdir(exist_ok=True)
+        argv = list(plan.argv)
+        if is_continued and stage.verb == "fit":
+            argv += ["--ckpt_path", "last"]
+        _say(f"{title} … {'goes on where it was stopped' if is_continued else ''}".rstrip())
+        return self._launch(plan, title, argv, folder)
+
+    def _launch(self, plan: Plan, title: str, argv: list[str], folder: Path) -> int:
+        start = datetime.now(UTC)
+        clock = time.monotonic()
+        times = {"started": start.isoformat(timespec="seconds")}
+        write_json(folder / STARTED, {"fingerprint": plan.fingerprint, **times})
+        log = folder / "log.txt"
+        status, interrupt = run_child(argv, log, is_forked=self._may_fork())
+        wall_s = round(time.monotonic() - clock, 3)
+        if interrupt is not None:
+            _say(f"{title} stopped after {wall_s:.1f} s; the same command goes on from there")
+            return 128 + interrupt
+        if status != 0:
+            how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
+            name = plan.stage.name
+            sys.stderr.write(
+                f"rlff: error: stage {name} ({plan.stage.verb}) failed with {how} "
+                f"after {wall_s:.1f} s; its output is in {log}\n"
+            )
+            return 2 if status == 2 else 1
+        times["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {
+            "fingerprint": plan.fingerprint,
+            "reads": dict(plan.reads),
+            "inputs": dict(plan.inputs),
+            "version": __version__,
+            "wall_s": wall_s,
+            **times,
+        }
+        write_json(folder / DONE, content)
+        self._has_run.add(plan.stage.name)
+        _say(f"{title} done in {wall_s:.1f} s")
+        return 0
+
+    def _check_reads(self, plan: Plan) -> None:
+        for name in plan.reads:
+            if not (self._run / name / DONE).is_file():
+                raise UserError(f"stage {plan.stage.name} reads {name}/, which is not finished")
+
+    def _move_aside(self, name: str) -> None:
+        folder = self._run / name
+        if folder.exists():
+            old = self._run / ".old"
+            old.mkdir(exist_ok=True)
+            time_ns = time.time_ns()
+            moment = datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%S")
+            shutil.move(folder, old / f"{name}-{moment}-{time_ns % 10**9:09d}")
+
+    def _may_fork(self) -> bool:
+        if not self._is_own_process or threading.active_count() > 1:
+            return False
+        # A process that has seen a GPU cannot hand it to a fork.
+        import torch
+
+        return not torch.cuda.is_available()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
