@@ -28,9 +28,10 @@ def attend(
         or better.
     """
     if _has_cpu_kernel(query):
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, is_causal, scale=scale
         )
+        return out, lse
     if _has_cuda_kernel(query):
         found = torch.ops.aten._scaled_dot_product_flash_attention(
             query, key, value, 0.0, is_causal, False, scale=scale
@@ -72,17 +73,20 @@ def attend_backward(
         Gradients of query, key and value, in their shapes.
     """
     if _has_cpu_kernel(query):
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grads: tuple[Tensor, Tensor, Tensor]
+        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, out, lse, 0.0, is_causal, scale=scale
         )
+        return grads
     if _has_cuda_kernel(query):
         unused = torch.zeros(2, dtype=torch.uint64, device=query.device)
-        return torch.ops.aten._scaled_dot_product_flash_attention_backward(
+        grads = torch.ops.aten._scaled_dot_product_flash_attention_backward(
             grad.contiguous(),
             *(query, key, value, out.contiguous(), lse.contiguous()),
             *(None, None, query.shape[2], key.shape[2], 0.0, is_causal, unused, unused),
             scale=scale,
         )
+        return grads
     probs = (_plain_scores(query, key, is_causal=is_causal, scale=scale) - lse[..., None]).exp()
     grad, keys, values = (x.to(probs.dtype) for x in (grad, key, value))
     grad_probs = grad @ values.mT - (grad * out.to(probs.dtype)).sum(-1, keepdim=True)

@@ -7,6 +7,7 @@ the head's own computation is replaced for the length of the call.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,7 +22,7 @@ def causal_lm_of(model: nn.Module) -> PreTrainedModel:
     Raises:
         UserError: If there is none.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, PreTrainedModel):
         raise UserError(
             f"The policy must be a transformers or PEFT model, got {type(base).__name__}"

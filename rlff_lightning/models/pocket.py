@@ -61,11 +61,12 @@ def build_pocket_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2ForCausalLM(config)
+        model: Qwen2ForCausalLM = Qwen2ForCausalLM(config)
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if tie:
-            nn.init.normal_(model.get_input_embeddings().weight, std=hidden_size**-0.5)
+            nn.init.normal_(model.model.embed_tokens.weight, std=hidden_size**-0.5)
     model.generation_config = GenerationConfig(eos_token_id=eos_id, pad_token_id=pad_id)
-    return model.eval()
+    model.eval()
+    return model

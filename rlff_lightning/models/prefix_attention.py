@@ -70,7 +70,7 @@ class _PrefixAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, out, lse = ctx.saved_tensors
         grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         for span in ctx.layout.sequences:
@@ -126,7 +126,9 @@ def _attention_forward(
     key, value = repeat_kv(key, num_siblings), repeat_kv(value, num_siblings)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(device, enabled=False):
-        out: Tensor = _PrefixAttention.apply(query, key, value, prefix_layout, scale)
+        out: Tensor = _PrefixAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, prefix_layout, scale
+        )
     return out.transpose(1, 2), None
 
 

@@ -101,7 +101,7 @@ def why_not_shared(model: nn.Module) -> str | None:
         return f"layers of kind {sorted(kinds - {'full_attention'})}"
     if not kinds and getattr(config, "sliding_window", None):
         return "sliding-window attention"
-    if model.training and getattr(config, "attention_dropout", 0):
+    if model.training and getattr(config, "attention_dropout", None):
         return f"attention_dropout {config.attention_dropout}"
     if not base._supports_attention_backend:
         return f"{type(base).__name__} does not take an attention function"

@@ -1,0 +1,65 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlff_lightning.models import attention_kernels
+from rlff_lightning.models.attention_kernels import attend, attend_backward
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=is_causal, scale=0.5
+    )
+
+
+@pytest.fixture(params=["cpu kernel", "plain"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "plain":
+        monkeypatch.setattr(attention_kernels, "_has_cpu_kernel", lambda query: False)
+    return request.param
+
+
+def test_the_log_sum_exp_is_that_of_the_scaled_scores(form: str):
+    # One query (2, 0) against keys (1, 0) and (0, 3), scale 0.5: scores 1 and 0.
+    query, key = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+    value = torch.tensor([[10.0, 0.0], [0.0, 10.0]])
+    out, lse = attend(
+        query[None, None], key[None, None], value[None, None], is_causal=False, scale=0.5
+    )
+    e = math.e
+    assert lse.item() == pytest.approx(math.log(e + 1), abs=1e-6)
+    expected = torch.tensor([10 * e / (e + 1), 10 / (e + 1)])
+    torch.testing.assert_close(out[0, 0, 0], expected)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_gradients_are_those_of_softmax_attention(form: str, is_causal: bool):
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+        for _ in ("query", "key", "value")
+    ]
+    grad = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    expected = torch.autograd.grad(softmax_attention(*inputs, is_causal), inputs, grad)
+    with torch.no_grad():
+        out, lse = attend(*inputs, is_causal=is_causal, scale=0.5)
+        found = attend_backward(grad, *inputs, out, lse, is_causal=is_causal, scale=0.5)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_the_cuda_kernel_agrees_with_the_cpu_kernel(is_causal: bool):
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, 2, 48, 64, dtype=torch.bfloat16) for _ in range(4)]
+    results = []
+    for device in ("cpu", "cuda"):
+        grad, *rest = (x.to(device) for x in inputs)
+        out, lse = attend(*rest, is_causal=is_causal, scale=0.125)
+        grads = attend_backward(grad, *rest, out, lse, is_causal=is_causal, scale=0.125)
+        results.append([x.float().cpu() for x in (out, lse, *grads)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=3e-2, rtol=3e-2)
