@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlff_lightning.functional.objective_statistics import objective_statistics
+from rlff_lightning.functional.objectives import CISPO, DAPO, GRPO, GSPO, DrGRPO
+from rlff_lightning.functional.policy_objective import PolicyObjective
+from rlff_lightning.functional.shaping import overlong_penalty, repetition_penalty
+
+GOLDEN = json.loads(Path(__file__).with_name("trl_losses.json").read_text())
+MAX_TOKENS = GOLDEN["max_tokens"]
+
+# TRL's cispo takes the bound itself, 1.2; the paper's letter is the distance from 1.
+OBJECTIVES: dict[str, PolicyObjective] = {
+    "grpo": GRPO(),
+    "grpo_separate_clips": GRPO(clip_low=0.1, clip_high=0.4),
+    "grpo_delta": GRPO(max_ratio=1.3),
+    "grpo_kl": GRPO(kl_coef=0.3),
+    "grpo_mismatch": GRPO(),
+    "grpo_mismatch_kl": GRPO(kl_coef=0.3),
+    "dr_grpo": DrGRPO(max_tokens=MAX_TOKENS),
+    "dr_grpo_kl": DrGRPO(max_tokens=MAX_TOKENS, kl_coef=0.3),
+    "bnpo": GRPO(aggregation="token"),
+    "bnpo_entropy": GRPO(aggregation="token", entropy_coef=0.05),
+    "dapo": DAPO(),
+    "dapo_mismatch_kl": DAPO(kl_coef=0.3),
+    "gspo": GSPO(clip_low=0.03, clip_high=0.04),
+    "gspo_kl": GSPO(clip_low=0.2, clip_high=0.2, kl_coef=0.3),
+    "gspo_mismatch": GSPO(clip_low=0.2, clip_high=0.2),
+    "cispo": CISPO(clip_high=0.2),
+    "cispo_mismatch_kl": CISPO(clip_high=0.2, kl_coef=0.3),
+}
+
+
+def close(value: float | Tensor | None, expected: Any) -> None:
+    torch.testing.assert_close(
+        torch.as_tensor(value, dtype=torch.float64),
+        torch.as_tensor(expected, dtype=torch.float64),
+        rtol=1e-6,
+        atol=1e-9,
+    )
+
+
+def test_every_recorded_variant_is_compared() -> None:
+    assert set(OBJECTIVES) == set(GOLDEN["variants"])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses_and_gradients_equal_trls(name: str) -> None:
+    objective, variant = OBJECTIVES[name], GOLDEN["variants"][name]
+    tensors = {
+        key: torch.tensor(rows, dtype=torch.bool if key == "loss_mask" else torch.float64)
+        for key, rows in GOLDEN["tensors"].items()
+    }
+    mask = tensors["loss_mask"]
+    if not variant["settings"]["use_vllm"]:
+        del tensors["sampling_logps"]
+    for leaf in ("logps", "entropy"):
+        tensors[leaf].requires_grad_()
+    terms = objective.terms(**tensors)
+    spans_window = variant["settings"]["loss_type"] in ("dapo", "cispo")
+    size = GOLDEN["window_tokens"] if spans_window else objective.size(mask)
+    loss = objective.loss(terms, mask, size).loss
+    loss.backward()
+    close(loss, variant["loss"])
+    close(tensors["logps"].grad, variant["logps_grad"])
+    if variant["entropy_grad"] is not None:
+        close(tensors["entropy"].grad, variant["entropy_grad"])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_statistics_equal_trls(name: str) -> None:
+    objective, metrics = OBJECTIVES[name], GOLDEN["variants"][name]["metrics"]
+    tensors = {key: torch.tensor(rows) for key, rows in GOLDEN["tensors"].items()}
+    mask = tensors["loss_mask"]
+    terms = objective.terms(**tensors)
+    statistics = objective_statistics(terms, mask)
+    # TRL averages a sequence's ratio over sequences; spread over tokens it weighs by length.
+    if "clip_ratio/low_mean" in metrics and not isinstance(objective, GSPO):
+        assert statistics.clip_low_share.item() == pytest.approx(metrics["clip_ratio/low_mean"])
+        assert statistics.clip_high_share.item() == pytest.approx(metrics["clip_ratio/high_mean"])
+    if "kl" in metrics:
+        assert terms.kl is not None
+        assert terms.kl[mask].mean().item() == pytest.approx(metrics["kl"], rel=1e-5)
+
+
+def test_shaping_equals_trls() -> None:
+    shaping = GOLDEN["shaping"]
+    overlong = overlong_penalty(
+        torch.tensor(shaping["lengths"]),
+        max_tokens=MAX_TOKENS,
+        buffer_tokens=shaping["buffer_tokens"],
+    )
+    assert overlong.tolist() == pytest.approx(shaping["overlong"])
+    rows = [torch.tensor(ids) for ids in shaping["completion_ids"]]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    penalties = repetition_penalty(ids, mask, ngram_size=shaping["ngram_size"])
+    assert penalties.tolist() == pytest.approx(shaping["repetition"])
