@@ -35,6 +35,9 @@ class Completion:
 class Engine(ABC):
     """Generates tokens with the policy's weights."""
 
+    model_name_or_path: str
+    """Model whose weights the engine starts with, and whose tokenizer it speaks."""
+
     @abstractmethod
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]

@@ -1,0 +1,150 @@
+"""New weights to the engine, and the proof that they arrived."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rlff_lightning.engines.adapter_folder import drop_other_versions, version_folder
+from rlff_lightning.engines.base import Engine
+
+
+class StaleEngineError(RuntimeError):
+    """The engine's log-probabilities are not the trainer's: it serves other weights."""
+
+
+class Mismatch(NamedTuple):
+    """How far two log-probabilities of the same tokens lie apart, in nats."""
+
+    mean_abs: float
+    """Mean over all probed tokens."""
+    max_abs: float
+    """Largest of all probed tokens."""
+
+
+def sync_weights(
+    model: nn.Module, engine: Engine, *, version: int, folder: Path, adapter: str = "default"
+) -> None:
+    """Serve the model's present weights: the adapter of a PEFT model, else all weights.
+
+    Args:
+        model: A transformers causal language model, or a PEFT model around one.
+        engine: Takes the weights.
+        version: Counts syncs; must grow.
+        folder: Where adapter versions are written, one folder per process; the current one
+            stays, older ones are deleted. Unused without an adapter.
+        adapter: Name of the PEFT adapter to serve.
+    """
+    if not hasattr(model, "peft_config"):
+        engine.load_weights(_checkpoint_weights(model))
+        return
+    engine.load_adapter(_write_adapter(model, adapter, folder, version), version)
+    drop_other_versions(folder, version)
+
+
+def probe(
+    model: nn.Module,
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+) -> Mismatch:
+    """Compare both sides' log-probabilities of the same completion tokens.
+
+    mean_abs = mean |log p_trainer(t) - log p_engine(t)|, at temperature 1
+
+    Args:
+        model: The trainer's model; computes without gradient and dropout, one pair at a time.
+        engine: The engine that should serve its weights.
+        prompts: Token ids of each probe prompt.
+        completions: Token ids of each probe completion, at least one token in all.
+
+    Returns:
+        The mismatch over all completion tokens, in nats.
+
+    Raises:
+        ValueError: If there is no token to compare.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        pairs = zip(prompts, completions, strict=True)
+        ours = torch.cat([_own_logps(model, prompt, completion) for prompt, completion in pairs])
+    finally:
+        model.train(was_training)
+    theirs = torch.tensor([logp for row in engine.logps(prompts, completions) for logp in row])
+    if not len(theirs):
+        raise ValueError("probe must have a completion token, got none")
+    gap = (ours - theirs).abs()
+    return Mismatch(gap.mean().item(), gap.max().item())
+
+
+def verify_sync(
+    model: nn.Module,
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    max_mismatch: float = 1e-4,
+) -> Mismatch:
+    """Stop the run if the engine does not serve the trainer's weights.
+
+    Args:
+        model: The trainer's model.
+        engine: The engine after a sync.
+        prompts: Token ids of each probe prompt.
+        completions: Token ids of each probe completion.
+        max_mismatch: Largest mean difference that rounding explains, in nats: 1e-4 if both
+            compute in float32; about 2e-2 in bfloat16, 5e-2 over a 4-bit base that the engine
+            quantises by its own kernels.
+
+    Returns:
+        The mismatch, to be logged.
+
+    Raises:
+        StaleEngineError: If the mean difference is above ``max_mismatch`` or not a number.
+    """
+    mismatch = probe(model, engine, prompts, completions)
+    if not mismatch.mean_abs <= max_mismatch:
+        raise StaleEngineError(
+            f"the engine's log-probabilities differ from the trainer's by {mismatch.mean_abs:.3g} "
+            f"on average and {mismatch.max_abs:.3g} at most, above max_mismatch {max_mismatch:g}: "
+            "its weights are stale, or its precision is lower than the trainer's"
+        )
+    return mismatch
+
+
+def _checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every weight once: of tied ones, the first name."""
+    for name, weight in model.named_parameters():
+        # A sharded weight is gathered; all ranks pass here together.
+        whole: Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+        yield name, whole.detach()
+
+
+def _write_adapter(model: Any, adapter: str, folder: Path, version: int) -> Path:
+    target = version_folder(folder, version)
+    unfinished = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(
+        unfinished,
+        selected_adapters=[adapter],
+        safe_serialization=True,
+        save_embedding_layers=False,
+    )
+    # PEFT writes every adapter but the default one into a folder of its name.
+    written = unfinished if adapter == "default" else unfinished / adapter
+    shutil.rmtree(target, ignore_errors=True)
+    written.replace(target)
+    return target
+
+
+@torch.no_grad()
+def _own_logps(model: nn.Module, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
+    device = next(model.parameters()).device
+    tokens = torch.tensor([[*prompt, *completion]], device=device)
+    logits = model(input_ids=tokens).logits[0, len(prompt) - 1 : -1]
+    logps = torch.log_softmax(logits.float(), dim=-1)
+    return logps.gather(1, tokens[0, len(prompt) :, None])[:, 0].cpu()

@@ -1,0 +1,274 @@
+"""vLLM inside the training process: fast tokens from the trainer's own weights."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from rlff_lightning.engines.adapter_folder import check_adapter_folder
+from rlff_lightning.engines.base import Completion, Engine, Sampling
+from rlff_lightning.engines.host_state import host_kept, rng_kept
+from rlff_lightning.engines.limits import check_model_folder, check_requests, check_sampling
+from rlff_lightning.engines.vllm_process import engine_closed, engine_opened, prepare_process
+from rlff_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput
+    from vllm.lora.request import LoRARequest
+
+
+class VLLMEngine(Engine):
+    """Generates with vLLM in this process; vLLM starts at the first use.
+
+    The same prompts in the same order, seeds and weights give the same completions bit for bit,
+    in any process and whatever ran before. Another batch around a prompt may change the last
+    bits of its logits, and so in rare cases a token.
+
+    With several training processes each has an engine of its own, and all must start it in the
+    same step, after the strategy has set up ``torch.distributed``.
+
+    Args:
+        model_name_or_path: Folder in Hugging Face format with safetensors, or a hub name.
+        max_model_len: Most tokens of a prompt and its completion together.
+        dtype: Weights and computation; ``auto`` is float32 on CPU and the checkpoint's on a GPU.
+        max_num_seqs: Most sequences computed at once; more wait for their turn.
+        max_num_batched_tokens: Most tokens computed in one step; at least ``max_model_len`` on
+            CPU, where it is 32768 if left out. On a GPU vLLM chooses.
+        block_size: Tokens per block of the key-value cache, the unit of prefix sharing; if left
+            out 32 on CPU, on a GPU vLLM chooses.
+        enforce_eager: Do without compilation; if left out, so on CPU and not on a GPU.
+        gpu_memory_utilization: Share of the GPU's memory for vLLM's weights and cache; the
+            trainer needs the rest.
+        kv_cache_gib: Size of the key-value cache on CPU in GiB, allocated at start.
+        enable_lora: Serve LoRA adapters (``load_adapter``) on frozen base weights.
+        max_lora_rank: Largest rank of an adapter, in vLLM one of 1, 8, 16, 32, 64, 128, 256.
+        enable_sleep: Let ``sleep`` free the GPU's memory between rollouts; needs a GPU.
+        keep_prefixes: Reuse prompt prefixes from earlier calls with the same weights. Faster in
+            long dialogues, at the price of bits that depend on what ran before.
+        seed: vLLM's own seed; sampling depends on the seeds given to ``generate`` alone.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        *,
+        max_model_len: int = 2048,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int | None = None,
+        block_size: int | None = None,
+        enforce_eager: bool | None = None,
+        gpu_memory_utilization: float = 0.4,
+        kv_cache_gib: float = 1.0,
+        enable_lora: bool = False,
+        max_lora_rank: int = 16,
+        enable_sleep: bool = False,
+        keep_prefixes: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.model_name_or_path = model_name_or_path
+        self.max_model_len = max_model_len
+        self.dtype = dtype
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.block_size = block_size
+        self.enforce_eager = enforce_eager
+        self.gpu_memory_utilization = gpu_memory_utilization
+        self.kv_cache_gib = kv_cache_gib
+        self.enable_lora = enable_lora
+        self.max_lora_rank = max_lora_rank
+        self.enable_sleep = enable_sleep
+        self.keep_prefixes = keep_prefixes
+        self.seed = seed
+        self._llm: LLM | None = None
+        self._adapter: LoRARequest | None = None
+        self._last_version = -1
+        self._is_closed = False
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        check_sampling("VLLMEngine.generate", sampling)
+        room = [sampling.max_tokens] * len(prompts)
+        check_requests("VLLMEngine.generate", prompts, room, self.max_model_len)
+        drawn = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
+        outputs = self._run(prompts, [{**drawn, "seed": seed, "logprobs": 0} for seed in seeds])
+        tokenizer = self._running().get_tokenizer()
+        return [_completion(output, tokenizer) for output in outputs]
+
+    def logps(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        # vLLM scores a prompt only on the way to a token behind it.
+        room = [len(completion) + 1 for completion in completions]
+        check_requests("VLLMEngine.logps", prompts, room, self.max_model_len)
+        rows = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+        scored = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0}
+        outputs = self._run(rows, [scored] * len(rows))
+        return [
+            _flat(output.prompt_logprobs)[len(prompt) - 1 :]
+            for output, prompt in zip(outputs, prompts, strict=True)
+        ]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        llm = self._running()
+        detached = ((name, weight.detach()) for name, weight in weights)
+        with rng_kept():
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": detached})
+            llm.apply_model(_repack_embeddings)
+        llm.reset_prefix_cache()
+
+    def load_adapter(self, folder: Path, version: int) -> None:
+        if not self.enable_lora:
+            raise UserError("VLLMEngine.enable_lora must be true to serve an adapter, got false")
+        if version <= self._last_version:
+            raise ValueError(f"version must be above {self._last_version}, got {version}")
+        check_adapter_folder(folder, self.max_lora_rank)
+        from vllm.lora.request import LoRARequest
+
+        engine = self._running().llm_engine
+        if self._adapter is not None:
+            engine.remove_lora(self._adapter.lora_int_id)
+        # vLLM's ids begin at 1; one used twice would serve cached prefixes of the old adapter.
+        self._adapter = LoRARequest(f"version-{version}", version + 1, str(folder))
+        self._last_version = version
+        with rng_kept():
+            engine.add_lora(self._adapter)
+        self._running().reset_prefix_cache()
+
+    def sleep(self) -> None:
+        """Move weights to the host and free the key-value cache; nothing happens on CPU."""
+        if self.enable_sleep and self._llm is not None:
+            self._llm.sleep(level=1)  # level 2 would drop the base weights
+
+    def wake(self) -> None:
+        """Take the memory back after ``sleep``."""
+        if self.enable_sleep and self._llm is not None:
+            self._llm.wake_up()
+
+    def close(self) -> None:
+        self._is_closed = True
+        if self._llm is not None:
+            llm, self._llm = self._llm, None
+            engine_closed(llm)
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], settings: Sequence[dict[str, Any]]
+    ) -> "list[RequestOutput]":
+        if not prompts:
+            return []
+        llm = self._running()
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        if not self.keep_prefixes:
+            llm.reset_prefix_cache()
+        inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+        params = [
+            SamplingParams(detokenize=False, flat_logprobs=True, skip_clone=True, **setting)
+            for setting in settings
+        ]
+        with rng_kept():
+            return llm.generate(inputs, params, use_tqdm=False, lora_request=self._adapter)
+
+    def _running(self) -> "LLM":
+        if self._is_closed:
+            raise RuntimeError("VLLMEngine is closed; make a new one")
+        if self._llm is None:
+            check_model_folder("VLLMEngine", self.model_name_or_path)
+            prepare_process()
+            with host_kept(own_prefix="VLLM_"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                self._llm = self._start()
+            engine_opened(self._llm)
+        return self._llm
+
+    def _start(self) -> "LLM":
+        try:
+            from vllm import LLM
+        except ModuleNotFoundError as error:
+            if error.name != "vllm":
+                raise
+            raise UserError(
+                "VLLMEngine needs vLLM, which is not installed; pip install "
+                "'rlff-lightning[cuda]', or 'rlff-lightning[cpu]' on a machine without a GPU"
+            ) from error
+        from vllm.platforms import current_platform
+
+        on_device = self._cpu_settings() if current_platform.is_cpu() else self._gpu_settings()
+        try:
+            return LLM(
+                self.model_name_or_path,
+                max_model_len=self.max_model_len,
+                max_num_seqs=self.max_num_seqs,
+                seed=self.seed,
+                logprobs_mode="processed_logprobs",
+                load_format="safetensors",
+                use_tqdm_on_load=False,
+                enable_lora=self.enable_lora,
+                max_lora_rank=self.max_lora_rank,
+                **on_device,
+            )
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"VLLMEngine cannot serve {self.model_name_or_path}: {reason}"
+            ) from error
+
+    def _cpu_settings(self) -> dict[str, Any]:
+        return {
+            "dtype": "float32" if self.dtype == "auto" else self.dtype,
+            "block_size": self.block_size or 32,
+            "enforce_eager": self.enforce_eager is not False,
+            "kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30),
+            "max_num_batched_tokens": self.max_num_batched_tokens or max(32768, self.max_model_len),
+            # A prompt split into chunks would rewind its random generator, which on CPU cannot be.
+            "enable_chunked_prefill": False,
+        }
+
+    def _gpu_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "dtype": self.dtype,
+            "enforce_eager": self.enforce_eager is True,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "enable_sleep_mode": self.enable_sleep,
+        }
+        if self.block_size is not None:
+            settings["block_size"] = self.block_size
+        if self.max_num_batched_tokens is not None:
+            settings["max_num_batched_tokens"] = self.max_num_batched_tokens
+        return settings
+
+
+def _repack_embeddings(model: nn.Module) -> None:
+    """Renew packed copies of embedding weights.
+
+    With tied embeddings no weight bears the output head's name, so that a reload leaves the
+    packed copy that the CPU build computes logits with as it was.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def _completion(output: "RequestOutput", tokenizer: Any) -> Completion:
+    [sampled] = output.outputs
+    is_finished = sampled.finish_reason == "stop"
+    token_ids = tuple(sampled.token_ids)
+    spoken = token_ids[:-1] if is_finished else token_ids
+    return Completion(
+        token_ids=token_ids,
+        logps=tuple(_flat(sampled.logprobs)),
+        text=tokenizer.decode(spoken, skip_special_tokens=False),
+        is_finished=is_finished,
+    )
+
+
+def _flat(logprobs: Any) -> list[float]:
+    """Log-probability of each token that has one; nothing else was asked for."""
+    values: list[float] = logprobs.logprobs
+    return values
