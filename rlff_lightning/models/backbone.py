@@ -1,0 +1,197 @@
+"""Load a pretrained model as a config describes it: whole, with LoRA, or with LoRA on 4 bits."""
+
+import json
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from rlff_lightning.errors import UserError
+from rlff_lightning.models.rotary import keep_rotary_float32
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters beside frozen weights.
+
+    Args:
+        rank: Inner width of each adapter, r.
+        alpha: Adapters are scaled by ``alpha / rank``.
+        dropout: On the adapters' input; above 0 the first policy ratio is no longer 1.
+        target_modules: Names of the linear layers to adapt; ``all-linear`` spares the output head.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f"LoraSettings.rank must be at least 1, got {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"LoraSettings.dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained model and how to load it.
+
+    Args:
+        model_name_or_path: A folder with safetensors weights, a folder with a LoRA adapter, or a
+            name on the Hugging Face Hub.
+        adapter: Train new LoRA adapters instead of the weights.
+        quantize: Hold the frozen weights in 4-bit NormalFloat.
+        dtype: Of the weights; of the arithmetic if they are quantised.
+        gradient_checkpointing: Compute activations again in the backward pass to save memory.
+        trust_remote_code: Run code that comes with the model.
+    """
+
+    model_name_or_path: str
+    _: KW_ONLY
+    adapter: LoraSettings | None = None
+    quantize: Literal["nf4"] | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+    def build(self) -> PreTrainedModel | PeftModel:
+        """Load the language model, in training mode.
+
+        Raises:
+            UserError: If there is no such model or its weights are not complete.
+        """
+        return self._load(AutoModelForCausalLM.from_pretrained, "CAUSAL_LM")
+
+    def build_trunk(self) -> PreTrainedModel | PeftModel:
+        """Load the model without its output head, in training mode; encoders without a pooler.
+
+        Raises:
+            UserError: If there is no such model or its weights are not complete.
+        """
+        return self._load(AutoModel.from_pretrained, "FEATURE_EXTRACTION")
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer; without a padding token it pads with its end-of-sequence token.
+
+        Raises:
+            UserError: If there is none.
+        """
+        self._check_folder()
+        if self._folder.exists() and not any((self._folder / n).is_file() for n in _TOKENIZERS):
+            raise UserError(f"{self._folder}: no tokenizer: must hold one of {_TOKENIZERS}")
+        # By a Qwen2 config, AutoTokenizer would turn a tokenizer of no special class into Qwen2's
+        # own, with another way of splitting words.
+        load = PreTrainedTokenizerFast if _has_plain_tokenizer(self._folder) else AutoTokenizer
+        try:
+            tokenizer: PreTrainedTokenizerBase = load.from_pretrained(
+                self.model_name_or_path, trust_remote_code=self.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.model_name_or_path}: no tokenizer: {_line(error)}") from error
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.model_name_or_path).expanduser()
+
+    def _check_folder(self) -> None:
+        looks_like_path = self.model_name_or_path.startswith((".", "/", "~"))
+        if self._folder.exists() or not (looks_like_path or self.model_name_or_path.count("/") > 1):
+            return
+        raise UserError(f"{self.model_name_or_path}: no such model folder")
+
+    def _load(self, load: Callable[..., Any], task: str) -> PreTrainedModel | PeftModel:
+        self._check_folder()
+        is_adapter = (self._folder / "adapter_config.json").is_file()
+        if is_adapter and self.adapter:
+            raise UserError(
+                f"{self.model_name_or_path} is an adapter already: leave out Backbone.adapter"
+            )
+        base = self._load_base(load, _base_of(self._folder) if is_adapter else self._folder)
+        if self.gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+        model: PreTrainedModel | PeftModel = base
+        if is_adapter:
+            model = PeftModel.from_pretrained(base, self._folder, is_trainable=True)
+        elif self.adapter:
+            model = get_peft_model(
+                base,
+                LoraConfig(
+                    r=self.adapter.rank,
+                    lora_alpha=self.adapter.alpha,
+                    lora_dropout=self.adapter.dropout,
+                    target_modules=self.adapter.target_modules,
+                    task_type=task,
+                ),
+            )
+        # Lightning keeps the mode it finds, and checkpointing works in training mode only.
+        model.train()
+        return model
+
+    def _load_base(self, load: Callable[..., Any], folder: Path) -> PreTrainedModel:
+        name = str(folder)
+        if folder.exists() and not list(folder.glob("*.safetensors")):
+            raise UserError(f"{name}: a model folder must hold weights (*.safetensors), found none")
+        options: dict[str, Any] = {"dtype": _DTYPES[self.dtype]}
+        if self.quantize:
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=self.quantize,
+                bnb_4bit_compute_dtype=_DTYPES[self.dtype],
+                bnb_4bit_use_double_quant=True,
+            )
+        try:
+            model, report = load(
+                name,
+                use_safetensors=True,
+                attn_implementation="sdpa",
+                trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
+                **options,
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{name}: cannot be loaded as a model: {_line(error)}") from error
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if missing:
+            raise UserError(f"{name}: weights are missing for {len(missing)} keys: {missing[0]}, …")
+        keep_rotary_float32(model)
+        found: PreTrainedModel = model
+        return found
+
+
+def _base_of(folder: Path) -> Path:
+    """Read which model an adapter was trained on."""
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return Path(settings["base_model_name_or_path"])
+
+
+def _has_plain_tokenizer(folder: Path) -> bool:
+    file = folder / "tokenizer_config.json"
+    if not file.is_file() or not (folder / "tokenizer.json").is_file():
+        return False
+    kind = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class")
+    return kind in ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
