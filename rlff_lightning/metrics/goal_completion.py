@@ -1,0 +1,115 @@
+"""All figures of goal completion from episodes, as one flat dictionary."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from rlff_lightning.metrics.goal import (
+    OUTCOMES,
+    AverageTurns,
+    MeanCriticValue,
+    OutcomeShares,
+    SuccessRate,
+    SuccessRateAtTurn,
+)
+from rlff_lightning.types import Episode
+
+
+class GoalCompletion(nn.Module):
+    """Success rate with interval, average turns, mean critic value, SR@t and outcome shares.
+
+    Args:
+        max_turns: Most turns an episode may take.
+        confidence: Probability that the interval of the success rate covers the truth.
+    """
+
+    def __init__(self, max_turns: int, confidence: float = 0.95) -> None:
+        super().__init__()
+        self.success_rate = SuccessRate(confidence)
+        self.average_turns = AverageTurns(max_turns)
+        self.success_rate_at_turn = SuccessRateAtTurn(max_turns)
+        self.mean_critic_value = MeanCriticValue()
+        self.outcome_shares = OutcomeShares()
+
+    def update(
+        self,
+        is_success: Tensor,
+        num_turns: Tensor,
+        values: Tensor,
+        value_mask: Tensor,
+        outcomes: Tensor,
+    ) -> None:
+        """Take in episodes.
+
+        Args:
+            is_success: Bool per episode, ``(B,)``.
+            num_turns: Supporter turns of each, ``(B,)``, int.
+            values: The critic's value of each turn, ``(B, T)``, in ``[-1, 1]``.
+            value_mask: Turns that took place, ``(B, T)``.
+            outcomes: Index into ``OUTCOMES`` of every answer of the critic, any shape.
+        """
+        device = self.success_rate.device
+        is_success, num_turns = is_success.to(device), num_turns.to(device)
+        self.success_rate.update(is_success)
+        self.average_turns.update(is_success, num_turns)
+        self.success_rate_at_turn.update(is_success, num_turns)
+        self.mean_critic_value.update(values.to(device), value_mask.to(device))
+        self.outcome_shares.update(outcomes.to(device))
+
+    def update_episodes(self, episodes: Sequence[Episode]) -> None:
+        """Take in self-played episodes; a verdict without answers counts by its outcome."""
+        if not episodes:
+            return
+        rows = [torch.tensor([v.value for v in e.verdicts]) for e in episodes]
+        num_turns = torch.tensor([len(row) for row in rows])
+        values = pad_sequence(rows, batch_first=True)
+        answers = [
+            OUTCOMES.index(answer)
+            for episode in episodes
+            for verdict in episode.verdicts
+            for answer in verdict.answers or (verdict.outcome,)
+        ]
+        self.update(
+            is_success=torch.tensor([episode.is_success for episode in episodes]),
+            num_turns=num_turns,
+            values=values,
+            value_mask=torch.arange(values.shape[1]) < num_turns[:, None],
+            outcomes=torch.tensor(answers, dtype=torch.int64),
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Give every figure over all ranks.
+
+        Returns:
+            ``episodes``, ``success_rate``, ``success_rate_low``, ``success_rate_high``,
+            ``average_turns``, ``mean_critic_value``, ``success_rate_at/{turn}`` from 1 on,
+            ``outcome_share/{outcome}``.
+        """
+        rate, low, high, episodes = self.success_rate.compute()
+        curve = self.success_rate_at_turn.compute().tolist()
+        shares = self.outcome_shares.compute().tolist()
+        return {
+            "episodes": float(episodes),
+            "success_rate": float(rate),
+            "success_rate_low": float(low),
+            "success_rate_high": float(high),
+            "average_turns": float(self.average_turns.compute()),
+            "mean_critic_value": float(self.mean_critic_value.compute()),
+            **{f"success_rate_at/{turn}": share for turn, share in enumerate(curve, start=1)},
+            **{
+                f"outcome_share/{name}": share for name, share in zip(OUTCOMES, shares, strict=True)
+            },
+        }
+
+    def reset(self) -> None:
+        """Forget all episodes."""
+        for metric in (
+            self.success_rate,
+            self.average_turns,
+            self.success_rate_at_turn,
+            self.mean_critic_value,
+            self.outcome_shares,
+        ):
+            metric.reset()
