@@ -16,7 +16,7 @@ from rlff_lightning.errors import UserError
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
-def causal_lm_of(model: nn.Module) -> PreTrainedModel:
+def transformers_model(model: nn.Module) -> PreTrainedModel:
     """Find the transformers model in ``model``, which may be wrapped in a PEFT model.
 
     Raises:
@@ -24,9 +24,7 @@ def causal_lm_of(model: nn.Module) -> PreTrainedModel:
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, PreTrainedModel):
-        raise UserError(
-            f"The policy must be a transformers or PEFT model, got {type(base).__name__}"
-        )
+        raise UserError(f"The model must be of transformers or PEFT, got {type(base).__name__}")
     return base
 
 
@@ -36,7 +34,7 @@ def output_head(model: nn.Module) -> nn.Linear:
     Raises:
         UserError: If the logits are not this layer's plain output.
     """
-    base = causal_lm_of(model)
+    base = transformers_model(model)
     head = base.get_output_embeddings()
     if type(head) is not nn.Linear:
         found = "no output head" if head is None else f"an output head of {type(head).__name__}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlff_lightning.models.output_head import causal_lm_of
+from rlff_lightning.models.output_head import transformers_model
 from rlff_lightning.models.prefix_attention import PREFIX_ATTENTION, PrefixLayout
 
 
@@ -17,13 +17,15 @@ class PackedGroups:
     """N prompts and their N * G completions in one row without padding. S tokens, M predicted."""
 
     input_ids: Tensor
-    """All prompts, then all completions without their last token, ``(1, S)``."""
+    """All prompts, then all completions, ``(1, S)``."""
     position_ids: Tensor
     """Places in the conversation: every completion goes on where its prompt ends, ``(1, S)``."""
     layout: PrefixLayout
     """Who attends to whom."""
     predictors: Tensor
-    """Row index of the token before each completion token, ``(M,)``, in the mask's order."""
+    """Index of the token before each completion token, ``(M,)``, in the mask's order."""
+    last: Tensor
+    """Index of each completion's last packed token, or of its prompt's, ``(N * G,)``."""
 
     def model_inputs(self) -> dict[str, Any]:
         """Return what a model with prefix attention is called with."""
@@ -38,7 +40,12 @@ class PackedGroups:
 
 
 def pack_groups(
-    prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+    *,
+    with_last_token: bool = False,
 ) -> PackedGroups:
     """Lay out groups so that each prompt occurs once.
 
@@ -47,23 +54,24 @@ def pack_groups(
         prompt_mask: ``True`` at prompt tokens, at least one per row, ``(N, P)``.
         completion_ids: Right-padded, siblings adjacent, ``(N * G, T)``.
         completion_mask: ``True`` at completion tokens, ``(N * G, T)``.
+        with_last_token: Pack every completion's last token too, which predicts nothing.
 
     Returns:
-        S = sum of prompt lengths + sum over completions of (length - 1) tokens; a completion's last
-        token predicts nothing and is left out.
+        S = sum of prompt lengths + sum over completions of (length - 1) tokens, or of all.
     """
     device = prompt_ids.device
     group_size = len(completion_ids) // len(prompt_ids)
     steps = torch.arange(completion_ids.shape[1], device=device)
     prompt_lengths, lengths = prompt_mask.sum(1), completion_mask.sum(1)
-    fed_lengths = (lengths - 1).clamp(min=0)
+    fed_lengths = lengths if with_last_token else (lengths - 1).clamp(min=0)
     fed = steps < fed_lengths[:, None]
     first_places = prompt_lengths.repeat_interleave(group_size)[:, None]
 
     prompt_ends = prompt_lengths.cumsum(0)
     starts = prompt_ends[-1] + fed_lengths.cumsum(0) - fed_lengths
+    own_prompt_ends = (prompt_ends - 1).repeat_interleave(group_size)
     predictors = starts[:, None] + steps - 1
-    predictors[:, :1] = (prompt_ends - 1).repeat_interleave(group_size)[:, None]
+    predictors[:, :1] = own_prompt_ends[:, None]
     return PackedGroups(
         input_ids=torch.cat([prompt_ids[prompt_mask], completion_ids[fed]])[None],
         position_ids=torch.cat(
@@ -71,6 +79,7 @@ def pack_groups(
         )[None],
         layout=_layout(prompt_lengths.tolist(), fed_lengths.tolist()),
         predictors=predictors[completion_mask],
+        last=torch.where(fed_lengths > 0, starts + fed_lengths - 1, own_prompt_ends),
     )
 
 
@@ -91,7 +100,7 @@ def _layout(prompt_lengths: list[int], fed_lengths: list[int]) -> PrefixLayout:
 
 def why_not_shared(model: nn.Module) -> str | None:
     """Say what keeps ``model`` from exact prefix sharing, or ``None`` if nothing does."""
-    base = causal_lm_of(model)
+    base = transformers_model(model)
     config = base.config.get_text_config()
     implementation = config._attn_implementation
     if implementation not in ("sdpa", PREFIX_ATTENTION):
@@ -110,6 +119,6 @@ def why_not_shared(model: nn.Module) -> str | None:
 
 def use_prefix_attention(model: nn.Module) -> None:
     """Switch the model to prefix attention, which without a layout is SDPA as before."""
-    base: PreTrainedModel = causal_lm_of(model)
+    base: PreTrainedModel = transformers_model(model)
     if base.config._attn_implementation != PREFIX_ATTENTION:
         base.set_attn_implementation(PREFIX_ATTENTION)

@@ -185,8 +185,25 @@ def test_a_packed_row_holds_each_prompt_once_and_no_last_token():
     assert packed.position_ids.tolist() == [[0, 1, 0, 1, 2, 2, 3]]
     assert packed.layout.sequences == ((0, 2), (2, 5), (5, 6), (6, 7))
     assert packed.layout.groups == (((5, 6), (0, 2)), ((6, 7), (2, 5)))
+    assert packed.last.tolist() == [5, 1, 6, 4]
     # 31 follows 12, 32 follows 31, 33 follows 12, 34 follows 23, 35 follows 34.
     assert packed.predictors.tolist() == [1, 5, 1, 4, 6]
+
+
+def test_a_packed_row_can_hold_last_tokens_too():
+    prompt_ids = torch.tensor([[11, 12]])
+    completion_ids = torch.tensor([[31, 32], [33, 0], [0, 0]])
+    completion_mask = torch.tensor([[True, True], [True, False], [False, False]])
+    packed = pack_groups(
+        prompt_ids,
+        torch.ones(1, 2, dtype=torch.bool),
+        completion_ids,
+        completion_mask,
+        with_last_token=True,
+    )
+    assert packed.input_ids.tolist() == [[11, 12, 31, 32, 33]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2]]
+    assert packed.last.tolist() == [3, 4, 1]
 
 
 def test_a_model_with_prefix_attention_still_computes_as_with_sdpa():

@@ -1,0 +1,120 @@
+"""What a model is called with to read groups: prompts once per group, or once per completion."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rlff_lightning.errors import UserError
+from rlff_lightning.models.output_head import transformers_model
+from rlff_lightning.models.prefix_sharing import pack_groups, use_prefix_attention, why_not_shared
+from rlff_lightning.models.sharing_cost import is_sharing_cheaper
+
+Sharing = Literal["auto", "shared", "padded"]
+"""A prompt is computed once per group, once per completion, or whichever costs less."""
+
+
+class GroupInputs(NamedTuple):
+    """Inputs, and where to read the hidden states, flattened to ``(rows * columns, H)``."""
+
+    inputs: dict[str, Any]
+    """Keyword arguments of the model."""
+    predictors: Tensor
+    """Index of the token before each completion token, ``(M,)``, in the completion mask's order."""
+    last: Tensor
+    """Index of each completion's last token that is read, or of its prompt's, ``(N * G,)``."""
+
+
+def group_inputs(
+    model: nn.Module,
+    sharing: Sharing,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+    *,
+    with_last_token: bool = False,
+) -> GroupInputs:
+    """Lay out groups as ``sharing`` asks; shared prompts switch the model to prefix attention.
+
+    Args:
+        model: A decoder of transformers, with or without adapters.
+        sharing: How a group's prompt is computed.
+        prompt_ids: One prompt per group, left-padded, ``(N, P)``.
+        prompt_mask: ``True`` at prompt tokens, ``(N, P)``.
+        completion_ids: G completions per prompt, right-padded, siblings adjacent, ``(N * G, T)``.
+        completion_mask: ``True`` at completion tokens, ``(N * G, T)``.
+        with_last_token: Read every completion's last token too, which predicts nothing.
+
+    Raises:
+        ValueError: If the shapes disagree, a prompt is empty, or padding is on the wrong side.
+        UserError: If ``sharing`` is ``shared`` and the model's attention does not allow it.
+    """
+    groups = prompt_ids, prompt_mask, completion_ids, completion_mask
+    _check(*groups)
+    if sharing == "padded":
+        return _padded(*groups, with_last_token=with_last_token)
+    obstacle = why_not_shared(model)
+    if obstacle and sharing == "shared":
+        raise UserError(f"sharing must be 'padded' or 'auto' for this model: {obstacle}")
+    if obstacle:
+        return _padded(*groups, with_last_token=with_last_token)
+    packed = pack_groups(*groups, with_last_token=with_last_token)
+    if sharing == "auto" and not is_sharing_cheaper(
+        transformers_model(model).config.get_text_config(),
+        packed.layout,
+        num_rows=len(completion_ids),
+        width=prompt_ids.shape[1] + completion_ids.shape[1],
+        device=prompt_ids.device.type,
+    ):
+        return _padded(*groups, with_last_token=with_last_token)
+    use_prefix_attention(model)
+    return GroupInputs(packed.model_inputs(), packed.predictors, packed.last)
+
+
+def _padded(
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+    *,
+    with_last_token: bool,
+) -> GroupInputs:
+    """Repeat every prompt before each of its completions."""
+    group_size = len(completion_ids) // len(prompt_ids)
+    num_prompt, num_steps = prompt_ids.shape[1], completion_ids.shape[1]
+    num_unread = 0 if with_last_token else 1
+    width = num_prompt + num_steps - num_unread
+    ids = torch.cat([prompt_ids.repeat_interleave(group_size, 0), completion_ids], 1)[:, :width]
+    mask = torch.cat([prompt_mask.repeat_interleave(group_size, 0), completion_mask], 1)[:, :width]
+    rows, steps = completion_mask.nonzero(as_tuple=True)
+    all_rows = torch.arange(len(ids), device=ids.device)
+    num_read = completion_mask.sum(1) - num_unread
+    return GroupInputs(
+        inputs={
+            "input_ids": ids,
+            "attention_mask": mask.long(),
+            "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+        },
+        predictors=rows * width + num_prompt - 1 + steps,
+        last=all_rows * width + num_prompt - 1 + num_read.clamp(min=0),
+    )
+
+
+def _check(
+    prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
+) -> None:
+    if prompt_ids.shape != prompt_mask.shape or completion_ids.shape != completion_mask.shape:
+        raise ValueError(
+            "Masks must have the shape of their ids, got prompts "
+            f"{tuple(prompt_ids.shape)} and {tuple(prompt_mask.shape)}, completions "
+            f"{tuple(completion_ids.shape)} and {tuple(completion_mask.shape)}"
+        )
+    if len(prompt_ids) == 0 or len(completion_ids) % len(prompt_ids):
+        raise ValueError(
+            f"{len(completion_ids)} completions must be whole groups of {len(prompt_ids)} prompts"
+        )
+    if (prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any() or not prompt_mask.any(1).all():
+        raise ValueError("Prompts must be left-padded and hold at least one token")
+    if (completion_mask[:, 1:] & ~completion_mask[:, :-1]).any():
+        raise ValueError("Completions must be right-padded")
