@@ -12,7 +12,7 @@ from typing import Self
 _TOKEN = re.compile(
     r"(?P<end>\r*\n)|(?P<back>\r+)|\x1b\[(?P<up>\d*)A|\x1b\[[\d;?]*[A-Za-z]|[^\r\n\x1b]+|\x1b"
 )
-_OPEN_END = re.compile(r"(?:\r|\x1b\[?[\d;?]*)$")
+_OPEN_END = re.compile(r"(?:\r+|\x1b\[?[\d;?]*)$")
 
 
 class LineLog:

@@ -64,13 +64,13 @@ def plan_stage(
     return Plan(stage=stage, argv=tuple(argv), reads=reads, inputs=inputs, fingerprint=fingerprint)
 
 
-def read_marker(run: Path, stage: Stage, name: str) -> dict[str, Any]:
+def read_marker(run: Path, stage: str, name: str) -> dict[str, Any]:
     """Read a stage's marker; a stage without one has an empty one.
 
     Raises:
         UserError: If the file is no JSON object.
     """
-    file = run / stage.name / name
+    file = run / stage / name
     if not file.is_file():
         return {}
     try:

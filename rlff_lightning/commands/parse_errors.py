@@ -31,6 +31,9 @@ def explain(message: str, *, options: Sequence[str], configs: Sequence[Path]) ->
     if (option := _OPTION.search("\n".join(lines))) and "before subcommand" not in message:
         name = option["option"] or option["argument"]
         accepted = _parameters(class_path) if class_path else list(options)
+        groups = {key.partition(".")[0] for key in options}
+        if not class_path and name.partition(".")[0] not in groups:
+            name, accepted = name.partition(".")[0], sorted(groups)
         owner = f" of {class_path.rpartition('.')[2]}" if class_path else ""
         dotted = f"{where}.init_args.{name}" if where else name
         return f"{_line_of(name, configs)}unknown key {dotted}{owner}; {_closest(name, accepted)}"
@@ -89,9 +92,8 @@ def _parameters(class_path: str) -> list[str]:
 def _closest(name: str, accepted: Sequence[str]) -> str:
     if close := difflib.get_close_matches(name, accepted, n=1):
         return f"did you mean {close[0]}?"
-    # Everything a Trainer accepts would fill a page; a class's parameters fit a line.
     if len(accepted) > 40:
-        accepted = sorted({key.partition(".")[0] for key in accepted})
+        return "`rlff VERB --help` lists what is accepted"
     return f"accepted are {', '.join(accepted)}" if accepted else "it accepts none"
 
 

@@ -5,10 +5,13 @@ import difflib
 import fcntl
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from rlff_lightning.commands.child import run_child
 from rlff_lightning.commands.markers import DONE, Plan, plan_stage, read_marker
 from rlff_lightning.commands.run_stage import StageRunner
 from rlff_lightning.commands.stages import (
@@ -73,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
         plans = _plan(stages, overrides, run)
         wanted = options.only or [stage.name for stage in stages]
         again = _from(options.restart, stages)
-        runner = StageRunner(run, is_own_process=sys.argv[1:] == ["pipeline", *argv])
+        is_forked = sys.argv[1:] == ["pipeline", *argv] and _may_fork()
+        runner = StageRunner(run, partial(run_child, is_forked=is_forked))
         for number, plan in enumerate(plans, start=1):
             if plan.stage.name in wanted:
                 status = runner.run(
@@ -96,6 +100,7 @@ def _parser(arguments: Sequence[Argument], stages: Sequence[Stage]) -> argparse.
     parser.add_argument("dir", metavar="DIR", help="folder of stage configs; comes first")
     parser.add_argument("--run", metavar="RUNDIR", help="what is written (default: runs/<DIR>)")
     parser.add_argument("--seed", type=int, help="sets seed_everything of every stage")
+    parser.add_argument("--overlay", metavar="FILE", help="config on top of every stage's")
     parser.add_argument("--only", nargs="+", metavar="STAGE", choices=names, help="these stages")
     parser.add_argument(
         "--from", dest="restart", metavar="STAGE", choices=names, help="run anew from here on"
@@ -124,6 +129,11 @@ def _overrides(
     folder: Path,
 ) -> dict[str, list[str]]:
     overrides: dict[str, list[str]] = {stage.name: [] for stage in stages}
+    if options.overlay is not None:
+        if not Path(options.overlay).is_file():
+            raise UserError(f"rlff pipeline: --overlay: {options.overlay} is missing")
+        for words in overrides.values():
+            words += ["--config", str(Path(options.overlay).absolute())]
     if options.seed is not None:
         for words in overrides.values():
             words.append(f"--seed_everything={options.seed}")
@@ -161,6 +171,13 @@ def _plan(stages: Sequence[Stage], overrides: dict[str, list[str]], run: Path) -
     return plans
 
 
+def _may_fork() -> bool:
+    """A stage may go on from here: no thread would be lost, and no GPU was touched."""
+    import torch
+
+    return threading.active_count() == 1 and not torch.cuda.is_available()
+
+
 def _from(restart: str | None, stages: Sequence[Stage]) -> list[str]:
     names = [stage.name for stage in stages]
     return [] if restart is None else names[names.index(restart) :]
@@ -168,6 +185,6 @@ def _from(restart: str | None, stages: Sequence[Stage]) -> list[str]:
 
 def _list(stages: Sequence[Stage], run: Path) -> None:
     for number, stage in enumerate(stages, start=1):
-        done = read_marker(run, stage, DONE)
+        done = read_marker(run, stage.name, DONE)
         state = f"finished {done['ended']}, {done['wall_s']:.1f} s" if done else "not finished"
         sys.stdout.write(f"[{number}/{len(stages)}] {stage.name} ({stage.verb}): {state}\n")

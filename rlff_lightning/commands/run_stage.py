@@ -3,15 +3,16 @@
 import shutil
 import signal
 import sys
-import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rlff_lightning import __version__
-from rlff_lightning.commands.child import run_child
 from rlff_lightning.commands.markers import DONE, STARTED, Plan, read_marker, write_json
 from rlff_lightning.errors import UserError
+
+Launch = Callable[[list[str], Path], tuple[int, int | None]]
 
 
 class StageRunner:
@@ -19,13 +20,13 @@ class StageRunner:
 
     Args:
         run: The run's folder.
-        is_own_process: This process is the `rlff pipeline` of the command line, so that a stage
-            may go on in a fork of it.
+        launch: Runs `rlff` with the given arguments and log file; returns the exit status,
+            negative for a signal, and the signal that asked this process to stop, if any.
     """
 
-    def __init__(self, run: Path, *, is_own_process: bool) -> None:
+    def __init__(self, run: Path, launch: Launch) -> None:
         self._run = run
-        self._is_own_process = is_own_process
+        self._launch = launch
         self._has_run: set[str] = set()
 
     def run(self, plan: Plan, place: str, *, is_forced: bool) -> int:
@@ -43,11 +44,11 @@ class StageRunner:
         title = f"{place} {stage.name} ({stage.verb})"
         self._check_reads(plan)
         is_forced = is_forced or bool(self._has_run & set(plan.reads))
-        done = read_marker(self._run, stage, DONE)
+        done = read_marker(self._run, stage.name, DONE)
         if done.get("fingerprint") == plan.fingerprint and not is_forced:
             _say(f"{title} is finished already, {done['wall_s']:.1f} s then; skipped")
             return 0
-        started = read_marker(self._run, stage, STARTED)
+        started = read_marker(self._run, stage.name, STARTED)
         is_continued = not done and started.get("fingerprint") == plan.fingerprint
         if not is_continued:
             self._move_aside(stage.name)
@@ -57,15 +58,15 @@ class StageRunner:
         if is_continued and stage.verb == "fit":
             argv += ["--ckpt_path", "last"]
         _say(f"{title} … {'goes on where it was stopped' if is_continued else ''}".rstrip())
-        return self._launch(plan, title, argv, folder)
+        return self._execute(plan, title, argv, folder)
 
-    def _launch(self, plan: Plan, title: str, argv: list[str], folder: Path) -> int:
+    def _execute(self, plan: Plan, title: str, argv: list[str], folder: Path) -> int:
         start = datetime.now(UTC)
         clock = time.monotonic()
         times = {"started": start.isoformat(timespec="seconds")}
         write_json(folder / STARTED, {"fingerprint": plan.fingerprint, **times})
         log = folder / "log.txt"
-        status, interrupt = run_child(argv, log, is_forked=self._may_fork())
+        status, interrupt = self._launch(argv, log)
         wall_s = round(time.monotonic() - clock, 3)
         if interrupt is not None:
             _say(f"{title} stopped after {wall_s:.1f} s; the same command goes on from there")
@@ -93,9 +94,13 @@ class StageRunner:
         return 0
 
     def _check_reads(self, plan: Plan) -> None:
-        for name in plan.reads:
-            if not (self._run / name / DONE).is_file():
-                raise UserError(f"stage {plan.stage.name} reads {name}/, which is not finished")
+        for name, fingerprint in plan.reads.items():
+            done = read_marker(self._run, name, DONE)
+            if done.get("fingerprint") != fingerprint:
+                state = "has changed since it ran" if done else "is not finished"
+                raise UserError(
+                    f"stage {plan.stage.name} reads {name}/, which {state}; run it first"
+                )
 
     def _move_aside(self, name: str) -> None:
         folder = self._run / name
@@ -105,14 +110,6 @@ class StageRunner:
             time_ns = time.time_ns()
             moment = datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%S")
             shutil.move(folder, old / f"{name}-{moment}-{time_ns % 10**9:09d}")
-
-    def _may_fork(self) -> bool:
-        if not self._is_own_process or threading.active_count() > 1:
-            return False
-        # A process that has seen a GPU cannot hand it to a fork.
-        import torch
-
-        return not torch.cuda.is_available()
 
 
 def _say(line: str) -> None:

@@ -24,7 +24,7 @@ def write_summary(run: Path, stages: Sequence[Stage]) -> None:
         sys.stdout.write(f"wrote {run}\n")
         return
     summary: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    walls = [read_marker(run, stage, DONE)["wall_s"] for stage in finished]
+    walls = [read_marker(run, stage.name, DONE)["wall_s"] for stage in finished]
     summary["wall_s"] = round(sum(walls), 3)
     write_json(run / "summary.json", summary)
     if policies := summary.get("policies"):

@@ -18,7 +18,15 @@ from rlff_lightning.commands.parse_errors import explain
 from rlff_lightning.errors import UserError
 
 _VERBS = ("fit", "validate", "test", "predict")
-_CHATTER = ("Tip: ", "LeafSpec", "available: False", "does not have many workers", "Seed set to")
+_CHATTER = (
+    "Tip: ",
+    "available: False",
+    "does not have many workers",
+    "Seed set to",
+    "LeafSpec",
+    "exists and is not empty",
+    "The dirpath has changed",
+)
 
 
 class RunCLI(LightningCLI):
@@ -106,7 +114,9 @@ def resolve(argv: list[str]) -> dict[str, Any]:
         UserError: If the run would refuse the command line.
     """
     cli = _Resolver(argv)
-    resolved: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))[argv[0]]
+    resolved: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False))[
+        argv[0]
+    ]
     resolved.pop("config", None)
     return resolved
 
