@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rlff_lightning.types import Conversation, Message, Verdict
 
@@ -41,3 +42,11 @@ class Critic(ABC):
     @abstractmethod
     def name(self) -> str:
         """The judge's name and rule, as every reported success rate must state it."""
+
+
+class Cast(NamedTuple):
+    """Who plays in a conversation."""
+
+    supporter: Supporter
+    seeker: Seeker
+    critic: Critic

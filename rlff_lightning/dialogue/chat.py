@@ -7,7 +7,7 @@ template can open or end a role.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rlff_lightning.dialogue.reply_format import CLOSE, OPEN
 from rlff_lightning.errors import UserError
@@ -26,7 +26,7 @@ class Tokenizer(Protocol):
 
     def apply_chat_template(
         self,
-        conversation: Sequence[Mapping[str, str]],
+        conversation: Any,
         *,
         tokenize: bool,
         add_generation_prompt: bool,
@@ -45,6 +45,20 @@ class ChatSettings:
     """Limit of a prompt; a longer one is an error unless ``max_messages`` cuts it."""
     max_messages: int | None = None
     """Show only this many latest messages; ``None`` shows all."""
+
+
+class Prompt(NamedTuple):
+    """A rendered conversation. P tokens."""
+
+    ids: list[int]
+    """Token ids, P."""
+    is_seeker: list[bool]
+    """Which tokens are the seeker's own words, P."""
+
+    def add(self, ids: list[int], *, is_seeker: bool) -> None:
+        """Append tokens of one piece."""
+        self.ids.extend(ids)
+        self.is_seeker.extend([is_seeker] * len(ids))
 
 
 class ChatFormat:
@@ -77,7 +91,11 @@ class ChatFormat:
         return ids + self.tokenizer.encode(text[start:], add_special_tokens=False)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
-        """Render a conversation up to the point where the supporter's reply begins.
+        """Render a conversation up to where the supporter's reply begins; see `render`."""
+        return self.render(conversation).ids
+
+    def render(self, conversation: Conversation) -> Prompt:
+        """Render a conversation and tell the seeker's words from all else.
 
         Raises:
             UserError: If the prompt exceeds ``max_prompt_tokens``.
@@ -96,14 +114,15 @@ class ChatFormat:
         if self.settings.system:
             turns.insert(0, {"role": "system", "content": _SLOT.format(len(texts))})
             texts.append(self.settings.system.replace("{situation}", conversation.situation))
-        ids = self._fill(turns, texts)
+        prompt = self._fill(turns, texts, [message.role == "seeker" for message in messages])
+        ids = prompt.ids
         if len(ids) > self.settings.max_prompt_tokens:
             raise UserError(
                 f"conversation {conversation.id!r}: prompt must have at most "
                 f"max_prompt_tokens={self.settings.max_prompt_tokens} tokens, got {len(ids)}; "
                 "raise the limit or set max_messages"
             )
-        return ids
+        return prompt
 
     def reply_ids(self, reply: Message) -> list[int]:
         """Encode a supporter's message as the policy should produce it, end included."""
@@ -115,17 +134,25 @@ class ChatFormat:
             think += encode(CLOSE, add_special_tokens=False)
         return [*think, *self.encode_text(reply.text), self.eos_id]
 
-    def _fill(self, turns: Sequence[Mapping[str, str]], texts: Sequence[str]) -> list[int]:
+    def _fill(
+        self,
+        turns: Sequence[Mapping[str, str]],
+        texts: Sequence[str],
+        spoken_by_seeker: Sequence[bool],
+    ) -> Prompt:
         rendered = self.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True
         )
-        ids: list[int] = []
+        prompt = Prompt([], [])
         start = 0
         for match in _SLOT_PATTERN.finditer(rendered):
-            ids += self._encode_template(rendered[start : match.start()])
-            ids += self.encode_text(texts[int(match.group(1))])
+            index = int(match.group(1))
+            prompt.add(self._encode_template(rendered[start : match.start()]), is_seeker=False)
+            is_seeker = index < len(spoken_by_seeker) and spoken_by_seeker[index]
+            prompt.add(self.encode_text(texts[index]), is_seeker=is_seeker)
             start = match.end()
-        return ids + self._encode_template(rendered[start:])
+        prompt.add(self._encode_template(rendered[start:]), is_seeker=False)
+        return prompt
 
     def _encode_template(self, piece: str) -> list[int]:
         if piece not in self._pieces:

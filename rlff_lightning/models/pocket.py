@@ -1,10 +1,30 @@
 """The pocket model: a Qwen2 of a million parameters that two CPU cores can train from scratch."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from rlff_lightning.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PocketSettings:
+    """Sizes of a language model that is trained from scratch, and of its tokenizer."""
+
+    vocab_size: int = 1024
+    """Upper limit of the tokenizer's vocabulary."""
+    hidden_size: int = 128
+    """Width, H."""
+    num_layers: int = 4
+    """Decoder layers."""
+    num_heads: int = 4
+    """Attention heads."""
+    max_positions: int = 1024
+    """Longest prompt and completion together, tokens."""
+    seed: int = 0
+    """Of the initial weights."""
 
 
 def build_pocket_model(

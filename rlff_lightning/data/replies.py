@@ -1,0 +1,168 @@
+"""Dialogues as (context, reply) examples for the supervised warm start."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from rlff_lightning.agents.scripted.corpus import write_corpus
+from rlff_lightning.agents.scripted.dynamics import Temperament
+from rlff_lightning.data.records import record_loader
+from rlff_lightning.dialogue.read import read_dialogues
+from rlff_lightning.dialogue.split import split_dialogues
+from rlff_lightning.dialogue.turns import reply_contexts
+from rlff_lightning.types import Conversation, Dialogue, Message
+
+Example = tuple[Conversation, Message]
+"""A context that ends with a seeker's message, and the supporter's reply to it."""
+
+
+class Replies(LightningDataModule):
+    """Every supporter turn of some dialogues, split into training and validation by dialogue.
+
+    Args:
+        batch_size: Examples per batch and process.
+        val_fraction: Share of the dialogues held out for validation, 0 to 1.
+        split_seed: Another one holds out other dialogues.
+        max_messages: Latest turns of context kept; ``None`` keeps all.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        val_fraction: float,
+        split_seed: int,
+        max_messages: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.max_messages = max_messages
+        self._parts: list[list[Dialogue]] = []
+
+    @abstractmethod
+    def dialogues(self) -> Sequence[Dialogue]:
+        """Read or write the dialogues."""
+
+    @override
+    def setup(self, stage: str) -> None:
+        if not self._parts:
+            shares = [1 - self.val_fraction, self.val_fraction]
+            self._parts = split_dialogues(self.dialogues(), shares, self.split_seed)
+
+    def training_texts(self) -> Iterator[str]:
+        """Every text of the training dialogues, for a tokenizer to be trained on."""
+        for dialogue in self._parts[0]:
+            for message in dialogue.messages:
+                yield message.text
+                if message.reasoning:
+                    yield message.reasoning
+
+    def _loader(self, part: int, *, shuffle: bool) -> DataLoader[Example]:
+        examples = [
+            example for dialogue in self._parts[part] for example in self.examples(dialogue)
+        ]
+        return record_loader(examples, self.batch_size, shuffle=shuffle)
+
+    def examples(self, dialogue: Dialogue) -> list[Example]:
+        """List a dialogue's supporter turns with their contexts."""
+        return reply_contexts(dialogue, max_messages=self.max_messages)
+
+    @override
+    def train_dataloader(self) -> DataLoader[Example]:
+        return self._loader(0, shuffle=True)
+
+    @override
+    def val_dataloader(self) -> DataLoader[Example]:
+        return self._loader(1, shuffle=False)
+
+
+class ScriptedReplies(Replies):
+    """Dialogues of the scripted world, written when they are needed.
+
+    Args:
+        num_dialogues: How many are written.
+        corpus_seed: The same seed writes the same dialogues.
+        skill: Share of supporter turns that fit the helping stage, 0 to 1.
+        topic_accuracy: Share of replies that name the right problem.
+        temperament: The seekers'.
+        batch_size: Examples per batch and process.
+        val_fraction: Share of the dialogues held out for validation.
+    """
+
+    def __init__(
+        self,
+        num_dialogues: int = 3000,
+        corpus_seed: int = 0,
+        skill: float = 0.45,
+        topic_accuracy: float = 0.9,
+        temperament: Temperament | None = None,
+        batch_size: int = 32,
+        val_fraction: float = 0.03,
+    ) -> None:
+        super().__init__(batch_size, val_fraction, corpus_seed)
+        self.num_dialogues = num_dialogues
+        self.corpus_seed = corpus_seed
+        self.skill = skill
+        self.topic_accuracy = topic_accuracy
+        self.temperament = temperament
+
+    @override
+    def dialogues(self) -> Sequence[Dialogue]:
+        return write_corpus(
+            self.num_dialogues,
+            seed=self.corpus_seed,
+            skill=self.skill,
+            topic_accuracy=self.topic_accuracy,
+            temperament=self.temperament,
+        )
+
+
+class FileReplies(Replies):
+    """Dialogues from files of any known shape.
+
+    Args:
+        paths: Files.
+        reason_by_strategy: Let a reply's gold strategy stand as its reasoning, where the file
+            gives no reasoning: the policy then learns the form that reinforcement builds on.
+        batch_size: Examples per batch and process.
+        val_fraction: Share of the dialogues held out for validation.
+        split_seed: Another one holds out other dialogues.
+        max_messages: Latest turns of context kept; ``None`` keeps all.
+    """
+
+    def __init__(
+        self,
+        paths: list[str],
+        reason_by_strategy: bool = False,
+        batch_size: int = 32,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        max_messages: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, val_fraction, split_seed, max_messages)
+        self.paths = paths
+        self.reason_by_strategy = reason_by_strategy
+
+    @override
+    def dialogues(self) -> Sequence[Dialogue]:
+        return read_dialogues(self.paths)
+
+    @override
+    def examples(self, dialogue: Dialogue) -> list[Example]:
+        examples = super().examples(dialogue)
+        if not self.reason_by_strategy:
+            return examples
+        return [(context, _with_reasoning(reply)) for context, reply in examples]
+
+
+def _with_reasoning(reply: Message) -> Message:
+    return Message(
+        role=reply.role,
+        text=reply.text,
+        reasoning=reply.reasoning or reply.strategy,
+        strategy=reply.strategy,
+    )

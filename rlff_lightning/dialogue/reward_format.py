@@ -1,0 +1,107 @@
+"""What a reward model reads: the context and the reply, never the reasoning behind it."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
+from rlff_lightning.errors import UserError
+from rlff_lightning.types import Conversation, Message
+
+NAMES = {"seeker": "Seeker", "supporter": "Supporter"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardInput:
+    """Limits of a reward model's input; saved with the model, so that scoring reads as training."""
+
+    max_tokens: int = 512
+    """Limit of context and reply together."""
+    max_messages: int | None = None
+    """Latest messages of context shown; ``None`` shows all."""
+    too_long: Literal["error", "drop_oldest"] = "error"
+    """Over the limit: stop, or drop the oldest messages until it fits, and count that."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise UserError(f"RewardInput.max_tokens must be at least 1, got {self.max_tokens!r}")
+
+
+class RewardFormat:
+    """Render (context, reply) for one tokenizer.
+
+    A tokenizer with a chat template renders the conversation by it; one without, an encoder's,
+    reads ``Seeker: … Supporter: …`` and the reply as a pair of texts.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        settings: Limits.
+    """
+
+    def __init__(self, tokenizer: Any, settings: RewardInput | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings or RewardInput()
+        self.num_shortened = 0
+        self._chat: ChatFormat | None = None
+        if getattr(tokenizer, "chat_template", None):
+            # The limit is this class's own.
+            self._chat = ChatFormat(tokenizer, ChatSettings(max_prompt_tokens=2**31))
+
+    def ids(self, context: Conversation, reply: Message) -> list[int]:
+        """Encode a reply in its context.
+
+        Raises:
+            UserError: If it is over the limit and ``too_long`` is ``error``, or if the latest
+                message and the reply alone are over it.
+        """
+        settings = self.settings
+        messages = context.messages[-(settings.max_messages or 0) :]
+        ids = self._encode(context, messages, reply)
+        if len(ids) <= settings.max_tokens:
+            return ids
+        is_cut = settings.too_long == "drop_oldest"
+        while is_cut and len(messages) > 1 and len(ids) > settings.max_tokens:
+            messages = messages[1:]
+            ids = self._encode(context, messages, reply)
+        if len(ids) > settings.max_tokens:
+            raise UserError(
+                f"context {context.id!r}: a reward model's input must have at most "
+                f"RewardInput.max_tokens={settings.max_tokens} tokens, got {len(ids)}; raise the "
+                "limit or set too_long: drop_oldest"
+            )
+        self.num_shortened += 1
+        return ids
+
+    def _encode(
+        self, context: Conversation, messages: tuple[Message, ...], reply: Message
+    ) -> list[int]:
+        spoken = replace(reply, reasoning="")
+        if self._chat is not None:
+            shown = replace(context, messages=messages)
+            return [*self._chat.prompt_ids(shown), *self._chat.reply_ids(spoken)]
+        told = "\n".join(f"{NAMES[message.role]}: {message.text}" for message in messages)
+        # Text that looks like a control token must stay text.
+        encoded = self.tokenizer(told, spoken.text, split_special_tokens=True)
+        ids: list[int] = encoded["input_ids"]
+        return ids
+
+
+def write_reward_input(settings: RewardInput, folder: Path) -> None:
+    """Write the limits beside the reward model they belong to."""
+    (folder / _FILE).write_text(json.dumps(asdict(settings), indent=2), encoding="utf-8")
+
+
+def read_reward_input(folder: Path) -> RewardInput:
+    """Read the limits that a reward model was trained with.
+
+    Raises:
+        UserError: If they are missing.
+    """
+    file = folder / _FILE
+    if not file.is_file():
+        raise UserError(f"{folder}: no reward model: must hold {_FILE}")
+    return RewardInput(**json.loads(file.read_text(encoding="utf-8")))
+
+
+_FILE = "reward_input.json"

@@ -1,0 +1,256 @@
+"""The policy learns by GRPO: experience comes from a loader, the loss is `training_step`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from typing_extensions import override
+
+from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
+from rlff_lightning.engines.base import Engine
+from rlff_lightning.engines.sync import sync_weights, verify_sync
+from rlff_lightning.errors import UserError
+from rlff_lightning.functional.objectives import GRPO
+from rlff_lightning.functional.policy_objective import PolicyObjective
+from rlff_lightning.models.adapters import policy_without_adapter
+from rlff_lightning.models.backbone import Backbone, LanguageModel
+from rlff_lightning.models.group_inputs import Sharing
+from rlff_lightning.models.group_logps import group_logps
+from rlff_lightning.models.saving import save_model
+from rlff_lightning.rollout.contexts import ContextStream
+from rlff_lightning.rollout.experience import Experience
+from rlff_lightning.rollout.loader import ExperienceLoader, Group, Learner, RolloutSettings
+from rlff_lightning.rollout.scorers import Scorer
+from rlff_lightning.seeds import derive_seed
+
+
+class PolicyModule(LightningModule, Learner):
+    """Group relative policy optimization on future-oriented rewards.
+
+    Args:
+        policy: The language model to train.
+        engine: Samples its replies; takes new weights before every rollout.
+        contexts: What it is asked to reply to.
+        scorers: Terms of the reward.
+        objective: Loss of an update.
+        rollout: What an iteration samples.
+        chat: How conversations are shown to the policy.
+        learning_rate: Of AdamW, constant after warm-up.
+        warmup_steps: Optimizer steps in which the rate rises.
+        weight_decay: Of AdamW.
+        sharing: Whether a group's prompt is computed once or per completion.
+        max_mismatch: Largest mean difference between the engine's and the trainer's
+            log-probabilities of probe tokens after a sync, nats; beyond it the run stops.
+        seed: Root of every draw of the loop.
+
+    Source: Shao et al. 2024, arXiv:2402.03300 (GRPO); RLFF-ESC, arXiv:2508.12935.
+    """
+
+    def __init__(
+        self,
+        policy: Backbone,
+        engine: Engine,
+        contexts: ContextStream,
+        scorers: list[Scorer],
+        objective: PolicyObjective | None = None,
+        rollout: RolloutSettings | None = None,
+        chat: ChatSettings | None = None,
+        learning_rate: float = 1e-6,
+        warmup_steps: int = 0,
+        weight_decay: float = 0.0,
+        sharing: Sharing = "auto",
+        max_mismatch: float = 1e-4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not scorers:
+            raise UserError("PolicyModule.scorers must name a term of the reward, got none")
+        self.backbone = policy
+        self.engine = engine
+        self.contexts = contexts
+        self.scorers = scorers
+        self.objective = objective or GRPO()
+        self.rollout = rollout or RolloutSettings()
+        self.settings = chat or ChatSettings()
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.weight_decay = weight_decay
+        self.sharing: Sharing = sharing
+        self.max_mismatch = max_mismatch
+        self.seed = seed
+        self.model: LanguageModel | None = None
+        self.experience: ExperienceLoader | None = None
+        # A list hides the reference from the module registry: Lightning must not move, save or
+        # shard it.
+        self._reference: list[nn.Module] = []
+        self._window: list[dict[str, Tensor]] = []
+
+    @override
+    def setup(self, stage: str) -> None:
+        self.tokenizer = self.backbone.tokenizer()
+        for scorer in self.scorers:
+            scorer.start(self.device)
+
+    @override
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        self.model = self.backbone.build()
+        if self.objective.kl_coef and not hasattr(self.model, "peft_config"):
+            self._reference.append(self.backbone.build().requires_grad_(False).eval())
+
+    @override
+    def train_dataloader(self) -> ExperienceLoader:
+        self.experience = ExperienceLoader(
+            self,
+            self.engine,
+            ChatFormat(self.tokenizer, self.settings),
+            self.contexts,
+            self.scorers,
+            self.rollout,
+            num_parts=self.trainer.accumulate_grad_batches,
+            seed=derive_seed(self.seed, "rank", self.global_rank),
+        )
+        return self.experience
+
+    @override
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, lr=self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+        )
+        warmup = max(self.warmup_steps, 1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / warmup)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    @override
+    def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
+        stats = self._logps(self._policy, batch, with_entropy=True)
+        logps, mask = stats.logps, batch.completion_mask
+        on_policy = logps.detach()
+        terms = self.objective.terms(
+            logps,
+            on_policy if batch.old_logps is None else batch.old_logps,
+            batch.advantages,
+            mask,
+            ref_logps=batch.ref_logps,
+            sampling_logps=batch.sampling_logps,
+            entropy=stats.entropy,
+        )
+        loss = self.objective.loss(terms, mask, batch.window)
+        count = mask.sum()
+        gap = (on_policy - batch.sampling_logps).abs()[mask]
+        self._window.append(
+            {
+                "train/policy_loss": loss.policy_loss.detach(),
+                "train/kl": (loss.kl if loss.kl is not None else count * 0.0).detach(),
+                "sum/entropy": (stats.entropy * mask).sum().detach(),
+                "sum/engine_mismatch": gap.sum(),
+                "sum/clipped_low": (terms.surrogate.is_clipped_low & mask).sum(),
+                "sum/clipped_high": (terms.surrogate.is_clipped_high & mask).sum(),
+                "tokens": count,
+            }
+        )
+        # Lightning divides by the window's micro-batches, and DDP by the ranks.
+        return loss.loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    @override
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        window = {name: torch.stack([w[name] for w in self._window]).sum() for name in WINDOW}
+        self._window.clear()
+        tokens = window.pop("tokens")
+        for name, value in window.items():
+            is_sum = name.startswith("sum/")
+            key = name.replace("sum/", "train/")
+            self.log(key, value / tokens if is_sum else value, sync_dist=False)
+        assert self.experience is not None
+        self.log_dict(self.experience.report)
+        for name, short in (("rollout/reward", "reward"), ("rollout/live_success", "live")):
+            if name in self.experience.report:
+                self.log(short, self.experience.report[name], prog_bar=True, logger=False)
+
+    def _logps(self, model: nn.Module, batch: Experience, *, with_entropy: bool = False) -> Any:
+        return group_logps(
+            model,
+            batch.prompt_ids,
+            batch.prompt_mask,
+            batch.completion_ids,
+            batch.completion_mask,
+            temperature=self.rollout.temperature,
+            sharing=self.sharing,
+            with_entropy=with_entropy,
+        )
+
+    @property
+    def _policy(self) -> LanguageModel:
+        if self.model is None:
+            raise UserError("PolicyModule must be set up by a Trainer before it is used")
+        return self.model
+
+    @override
+    def sync(self, iteration: int, probes: Sequence[list[int]]) -> dict[str, float]:
+        folder = Path(self.trainer.default_root_dir) / "engine_adapter"
+        sync_weights(self._policy, self.engine, version=iteration, folder=folder)
+        cuts = [max(1, len(probe) - 16) for probe in probes]
+        mismatch = verify_sync(
+            self._policy,
+            self.engine,
+            [probe[:cut] for probe, cut in zip(probes, cuts, strict=True)],
+            [probe[cut:] for probe, cut in zip(probes, cuts, strict=True)],
+            max_mismatch=self.max_mismatch,
+        )
+        return {"rollout/sync_mismatch": mismatch.mean_abs}
+
+    @override
+    def window_size(self, groups: Sequence[Group]) -> Tensor:
+        lengths = torch.tensor([len(c.token_ids) for group in groups for c in group.completions])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        size = self.objective.size(mask).to(self.device)
+        return self.trainer.strategy.reduce(size, reduce_op="sum")
+
+    @override
+    @torch.no_grad()
+    def finish(self, batch: Experience) -> Experience:
+        moved = Experience(*(None if x is None else x.to(self.device) for x in batch))  # type: ignore[arg-type]
+        if self.rollout.updates > 1:
+            moved = moved._replace(old_logps=self._logps(self._policy, moved).logps)
+        if not self.objective.kl_coef:
+            return moved
+        if self._reference:
+            reference = self._logps(self._reference[0], moved).logps
+        else:
+            with policy_without_adapter(self._policy):
+                reference = self._logps(self._policy, moved).logps
+        return moved._replace(ref_logps=reference)
+
+    @override
+    def on_train_end(self) -> None:
+        is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not is_trial and self.trainer.is_global_zero:
+            name = "adapter" if hasattr(self.model, "peft_config") else "model"
+            folder = Path(self.trainer.default_root_dir) / name
+            save_model(self._policy, self.tokenizer, folder)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        self.engine.close()
+
+
+WINDOW = (
+    "train/policy_loss",
+    "train/kl",
+    "sum/entropy",
+    "sum/engine_mismatch",
+    "sum/clipped_low",
+    "sum/clipped_high",
+    "tokens",
+)
+"""What is summed over an update's micro-batches before it is logged."""

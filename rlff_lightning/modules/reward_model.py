@@ -1,0 +1,197 @@
+"""The reward model learns the future-oriented reward of a reply in its context."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from typing_extensions import override
+
+from rlff_lightning.data.labelled import TEST, TRAIN, LabelledReplies
+from rlff_lightning.dialogue.reward_format import RewardFormat, RewardInput, write_reward_input
+from rlff_lightning.errors import UserError
+from rlff_lightning.functional.schedules import warmup_cosine
+from rlff_lightning.metrics.reward import RewardQuality
+from rlff_lightning.models.backbone import Backbone
+from rlff_lightning.models.head_settings import HeadSettings
+from rlff_lightning.models.reward_head import RewardModel
+from rlff_lightning.modules.baselines import mean_baseline, tfidf_ridge
+from rlff_lightning.seeds import derive_seed
+from rlff_lightning.types import LabelledReply
+
+
+class RewardBatch(NamedTuple):
+    """Contexts with replies, and their labels. B rows, L tokens."""
+
+    input_ids: Tensor
+    """Right-padded, ``(B, L)``, int64."""
+    mask: Tensor
+    """``True`` at real tokens, ``(B, L)``."""
+    labels: Tensor
+    """Future-oriented rewards, ``(B,)``."""
+    standard_errors: Tensor
+    """Of the labels, ``(B,)``."""
+    context_ids: Tensor
+    """The same number for replies to one context, ``(B,)``, int64."""
+
+
+class RewardModule(LightningModule):
+    """Regress the future-oriented reward on context and reply.
+
+    Args:
+        backbone: The model below the head, usually the warm-started policy's.
+        reads: Limits of the input.
+        learning_rate: Peak learning rate of AdamW.
+        warmup_fraction: Share of the steps in which the rate rises; it then falls along a cosine.
+        weight_decay: Of AdamW.
+        freeze_backbone: Train the head alone.
+        trained: Folder of a trained reward model for ``test``; by default what ``ckpt_path`` or
+            ``fit`` gives.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        reads: RewardInput | None = None,
+        head: HeadSettings | None = None,
+        learning_rate: float = 1e-5,
+        warmup_fraction: float = 0.1,
+        weight_decay: float = 0.01,
+        freeze_backbone: bool = False,
+        trained: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.reads = reads or RewardInput()
+        self.head_settings = head or HeadSettings()
+        if self.head_settings.kind != "regression":
+            raise UserError(
+                "RewardModule.head.kind must be 'regression': labels are numbers, got "
+                f"{self.head_settings.kind!r}"
+            )
+        self.learning_rate = learning_rate
+        self.warmup_fraction = warmup_fraction
+        self.weight_decay = weight_decay
+        self.freeze_backbone = freeze_backbone
+        self.trained = trained
+        self.model: RewardModel | None = None
+        self.quality = nn.ModuleDict({stage: RewardQuality() for stage in ("val", "test")})
+
+    @override
+    def setup(self, stage: str) -> None:
+        self.tokenizer = self.backbone.tokenizer()
+        self.format = RewardFormat(self.tokenizer, self.reads)
+
+    @override
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        if self.trained:
+            self.model = RewardModel.load(Path(self.trained))
+            return
+        self.model = RewardModel(self.backbone.build_trunk(), self.head_settings)
+        if self.freeze_backbone:
+            self.model.freeze_trunk()
+
+    @override
+    def on_fit_start(self) -> None:
+        labels = [record.value for record in self._data.part(TRAIN)]
+        self._scorer.fit_labels(torch.tensor(labels))
+
+    @override
+    def on_before_batch_transfer(
+        self, batch: Sequence[LabelledReply], dataloader_idx: int
+    ) -> RewardBatch:
+        rows = [torch.tensor(self.format.ids(record.context, record.reply)) for record in batch]
+        lengths = torch.tensor([len(row) for row in rows])[:, None]
+        input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return RewardBatch(
+            input_ids=input_ids,
+            mask=torch.arange(input_ids.shape[1]) < lengths,
+            labels=torch.tensor([record.value for record in batch]),
+            standard_errors=torch.tensor([record.standard_error for record in batch]),
+            context_ids=torch.tensor([derive_seed(record.context.id) for record in batch]),
+        )
+
+    @property
+    def _data(self) -> LabelledReplies:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, LabelledReplies):
+            raise UserError(
+                "RewardModule needs data of rlff_lightning.data.labelled, got "
+                f"{type(data).__name__}"
+            )
+        return data
+
+    @property
+    def _scorer(self) -> RewardModel:
+        if self.model is None:
+            raise UserError("RewardModule must be set up by a Trainer before it is used")
+        return self.model
+
+    @override
+    def training_step(self, batch: RewardBatch, batch_idx: int) -> Tensor:
+        predicted = self._scorer(batch.input_ids, batch.mask)[:, 0]
+        loss = nn.functional.mse_loss(predicted, self._scorer.standardise(batch.labels))
+        self.log("train/mse", loss, prog_bar=True, batch_size=len(batch.labels))
+        return loss
+
+    def _measure(self, batch: RewardBatch, stage: str) -> None:
+        scores = self._scorer.values(self._scorer(batch.input_ids, batch.mask))
+        quality = self.quality[stage]
+        assert isinstance(quality, RewardQuality)
+        quality.update(scores, batch.labels, batch.standard_errors, batch.context_ids)
+
+    def _report(self, stage: str) -> None:
+        quality = self.quality[stage]
+        assert isinstance(quality, RewardQuality)
+        figures = quality.compute()
+        quality.reset()
+        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+
+    @override
+    def validation_step(self, batch: RewardBatch, batch_idx: int) -> None:
+        self._measure(batch, "val")
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    @override
+    def test_step(self, batch: RewardBatch, batch_idx: int) -> None:
+        self._measure(batch, "test")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+        train, held_out = self._data.part(TRAIN), self._data.part(TEST)
+        for name, figures in (
+            ("training_mean", mean_baseline(train, held_out)),
+            ("tfidf_ridge", tfidf_ridge(train, held_out)),
+        ):
+            self.log_dict({f"test/{name}/{key}": value for key, value in figures.items()})
+
+    @override
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, lr=self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+        )
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(num_steps, warmup_fraction=self.warmup_fraction)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    @override
+    def on_train_end(self) -> None:
+        self._scorer.mark_trained()
+        is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not is_trial and self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir) / "model"
+            self._scorer.save_pretrained(folder, self.tokenizer)
+            write_reward_input(self.reads, folder)

@@ -1,0 +1,181 @@
+"""Supervised warm start: the policy learns to reason and reply as the dialogues do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from typing_extensions import override
+
+from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
+from rlff_lightning.errors import UserError
+from rlff_lightning.functional.schedules import warmup_cosine
+from rlff_lightning.models.backbone import Backbone, LanguageModel
+from rlff_lightning.models.pocket import PocketSettings, build_pocket_model
+from rlff_lightning.models.pocket_tokenizer import train_tokenizer
+from rlff_lightning.models.saving import save_model
+from rlff_lightning.models.sequence_logps import sequence_logps
+from rlff_lightning.types import Conversation, Message
+
+
+class SupervisedBatch(NamedTuple):
+    """Prompts and replies in one row each, right-padded. B rows, L tokens."""
+
+    input_ids: Tensor
+    """``(B, L)``, int64."""
+    mask: Tensor
+    """``True`` at real tokens, ``(B, L)``."""
+    reply_mask: Tensor
+    """``True`` at tokens of the reply, end-of-sequence included, ``(B, L)``."""
+    seeker_mask: Tensor
+    """``True`` at the seeker's own words, ``(B, L)``."""
+
+
+class SupervisedModule(LightningModule):
+    """Maximise the likelihood of human or scripted replies.
+
+    Args:
+        backbone: The pretrained language model to train; or
+        pocket: sizes of a small one that is trained from scratch, tokenizer included.
+        chat: How conversations are shown to it.
+        learning_rate: Peak learning rate of AdamW.
+        warmup_fraction: Share of the steps in which the rate rises from 0; it then falls to 0
+            along a cosine.
+        weight_decay: Of AdamW, on matrices only.
+        seeker_weight: Loss weight of a seeker's token against a reply's 1; above 0 a model trained
+            from scratch learns the language of both sides.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | None = None,
+        pocket: PocketSettings | None = None,
+        chat: ChatSettings | None = None,
+        learning_rate: float = 1e-5,
+        warmup_fraction: float = 0.1,
+        weight_decay: float = 0.01,
+        seeker_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if (backbone is None) == (pocket is None):
+            raise UserError("SupervisedModule must have either a backbone or a pocket model")
+        self.backbone = backbone
+        self.pocket = pocket
+        self.settings = chat or ChatSettings()
+        self.learning_rate = learning_rate
+        self.warmup_fraction = warmup_fraction
+        self.weight_decay = weight_decay
+        self.seeker_weight = seeker_weight
+        self.model: LanguageModel | None = None
+
+    @override
+    def setup(self, stage: str) -> None:
+        self.tokenizer = self._load_tokenizer()
+        self.chat = ChatFormat(self.tokenizer, self.settings)
+
+    def _load_tokenizer(self) -> Any:
+        if self.backbone is not None:
+            return self.backbone.tokenizer()
+        assert self.pocket is not None
+        texts = getattr(self.trainer.datamodule, "training_texts", None)  # type: ignore[attr-defined]
+        if texts is None:
+            raise UserError(
+                "SupervisedModule.pocket learns its tokenizer from the data: data must be one of "
+                "rlff_lightning.data.replies, which has training_texts"
+            )
+        return train_tokenizer(texts(), self.pocket.vocab_size)
+
+    @override
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        if self.backbone is not None:
+            self.model = self.backbone.build()
+            return
+        assert self.pocket is not None
+        self.model = build_pocket_model(
+            len(self.tokenizer),
+            eos_id=self.tokenizer.eos_token_id,
+            pad_id=self.tokenizer.pad_token_id,
+            hidden_size=self.pocket.hidden_size,
+            num_layers=self.pocket.num_layers,
+            num_heads=self.pocket.num_heads,
+            max_positions=self.pocket.max_positions,
+            seed=self.pocket.seed,
+        ).train()
+
+    @override
+    def on_before_batch_transfer(
+        self, batch: Sequence[tuple[Conversation, Message]], dataloader_idx: int
+    ) -> SupervisedBatch:
+        pairs = [
+            (self.chat.render(context), self.chat.reply_ids(reply)) for context, reply in batch
+        ]
+        rows = [torch.tensor(prompt.ids + reply) for prompt, reply in pairs]
+        seeker = [
+            torch.tensor([*prompt.is_seeker, *[False] * len(reply)]) for prompt, reply in pairs
+        ]
+        input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        place = torch.arange(input_ids.shape[1])
+        ends = torch.tensor([len(row) for row in rows])[:, None]
+        starts = torch.tensor([len(prompt.ids) for prompt, _ in pairs])[:, None]
+        mask = place < ends
+        return SupervisedBatch(
+            input_ids=input_ids,
+            mask=mask,
+            reply_mask=mask & (place >= starts),
+            seeker_mask=nn.utils.rnn.pad_sequence(seeker, batch_first=True),
+        )
+
+    def model_step(self, batch: SupervisedBatch, *, seeker_weight: float) -> tuple[Tensor, Tensor]:
+        """Return the mean negative log-likelihood, and that of the reply tokens alone, nats."""
+        counted = batch.reply_mask | batch.seeker_mask if seeker_weight else batch.reply_mask
+        losses = -sequence_logps(self._policy, batch.input_ids, batch.mask, counted)
+        is_reply = batch.reply_mask[:, 1:][counted[:, 1:]]
+        weights = torch.where(is_reply, 1.0, seeker_weight)
+        reply_loss = losses[is_reply].detach().mean()
+        return (losses * weights).sum() / weights.sum(), reply_loss
+
+    @property
+    def _policy(self) -> LanguageModel:
+        if self.model is None:
+            raise UserError("SupervisedModule must be set up by a Trainer before it is used")
+        return self.model
+
+    @override
+    def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
+        loss, reply_loss = self.model_step(batch, seeker_weight=self.seeker_weight)
+        self.log("train/loss", loss, batch_size=len(batch.input_ids))
+        self.log("train/reply_loss", reply_loss, prog_bar=True, batch_size=len(batch.input_ids))
+        return loss
+
+    @override
+    def validation_step(self, batch: SupervisedBatch, batch_idx: int) -> None:
+        _, loss = self.model_step(batch, seeker_weight=0.0)
+        num_tokens = int(batch.reply_mask.sum())
+        self.log("val/reply_loss", loss, prog_bar=True, sync_dist=True, batch_size=num_tokens)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95))
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(num_steps, warmup_fraction=self.warmup_fraction)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    @override
+    def on_train_end(self) -> None:
+        is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not is_trial and self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir) / "model"
+            save_model(self._policy, self.tokenizer, folder)

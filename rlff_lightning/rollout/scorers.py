@@ -1,0 +1,90 @@
+"""What a sampled reply is worth: the terms of the reward."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlff_lightning.dialogue.reply_format import is_well_formed
+from rlff_lightning.types import Conversation, Message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """A completion of the policy in its context."""
+
+    context: Conversation
+    """What the policy replied to."""
+    text: str
+    """The whole completion, reasoning included."""
+    reply: Message
+    """The same, parsed."""
+    token_ids: tuple[int, ...]
+    """As sampled."""
+    is_finished: bool
+    """It ended by itself, not at the token limit."""
+
+
+class Scorer(ABC):
+    """One term of the reward.
+
+    Args:
+        weight: Factor of its scores in the reward.
+    """
+
+    name: str
+    """Names the term in logs: ``rollout/reward/<name>``."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    @abstractmethod
+    def score(self, samples: Sequence[Sampled]) -> Tensor:
+        """Score completions; siblings are adjacent.
+
+        Returns:
+            One number per completion, ``(B,)``, float32, before the weight.
+        """
+
+    def start(self, device: torch.device) -> None:
+        """Load what is needed; called once before the first score."""
+        return
+
+
+class FormatScorer(Scorer):
+    """-1 for a completion that is not one reasoning and one reply, or was cut off; 0 else.
+
+    Args:
+        weight: Size of the penalty.
+    """
+
+    name = "format"
+
+    def score(self, samples: Sequence[Sampled]) -> Tensor:
+        fine = [sample.is_finished and is_well_formed(sample.text) for sample in samples]
+        return torch.tensor([0.0 if is_fine else -1.0 for is_fine in fine])
+
+
+class RepetitionScorer(Scorer):
+    """Minus the share of a reply's word n-grams that it has said before.
+
+    Args:
+        size: Words of an n-gram.
+        weight: Factor of the penalty.
+    """
+
+    name = "repetition"
+
+    def __init__(self, size: int = 3, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.size = size
+
+    def score(self, samples: Sequence[Sampled]) -> Tensor:
+        return torch.tensor([-self._share(sample.reply.text) for sample in samples])
+
+    def _share(self, text: str) -> float:
+        words = text.lower().split()
+        grams = [tuple(words[i : i + self.size]) for i in range(len(words) - self.size + 1)]
+        return 1 - len(set(grams)) / len(grams) if grams else 0.0
