@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModel,
@@ -22,6 +23,9 @@ from rlff_lightning.errors import UserError
 from rlff_lightning.models.rotary import keep_rotary_float32
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+LanguageModel = PreTrainedModel | PeftModel
+"""What ``Backbone.build`` gives: a plain model, or one with adapters."""
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -174,9 +178,21 @@ class Backbone:
         missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
         if missing:
             raise UserError(f"{name}: weights are missing for {len(missing)} keys: {missing[0]}, …")
+        _keep_four_bit_exact(model)
         keep_rotary_float32(model)
         found: PreTrainedModel = model
         return found
+
+
+def _keep_four_bit_exact(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking weights for a CPU's bfloat16 kernels.
+
+    On such CPUs the first pass in evaluation mode would change the weights' layout for good: scores
+    would then differ from training's by 1e-3, gradients stop at the layer, and merging read noise.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _base_of(folder: Path) -> Path:

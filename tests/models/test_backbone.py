@@ -49,6 +49,23 @@ def test_four_bit_weights_compute_about_what_the_full_ones_do(pocket_folder: Pat
     assert any(p.grad is not None for p in model.parameters())
 
 
+def test_four_bit_scores_gradients_and_weights_are_the_same_after_evaluation(pocket_folder: Path):
+    model = Backbone(str(pocket_folder), quantize="nf4", adapter=LoraSettings(rank=4)).build()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    training = model(IDS).logits
+    training.square().sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS).logits, training, atol=2e-6, rtol=1e-6)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+    model.train()
+    model.zero_grad()
+    model(IDS).logits.square().sum().backward()
+    for name, grad in grads.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, grad)
+
+
 def test_bfloat16_weights_keep_float32_adapters_and_frequencies(pocket_folder: Path):
     model = Backbone(str(pocket_folder), dtype="bfloat16", adapter=LoraSettings(rank=4)).build()
     kinds = {"lora_" in name: p.dtype for name, p in model.named_parameters()}

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +8,6 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
-    BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.models.backbone import Backbone, LoraSettings
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.prefix_attention import PREFIX_ATTENTION
 from rlff_lightning.models.prefix_sharing import pack_groups
@@ -147,16 +148,15 @@ def test_shared_equals_padded_with_gradient_checkpointing(has_lora: bool):
         torch.testing.assert_close(checkpointed[name], grad)
 
 
-def test_shared_equals_padded_on_a_four_bit_base(tmp_path):
+def test_shared_equals_padded_on_a_four_bit_base(tmp_path: Path):
     qwen2().save_pretrained(tmp_path)
-    quantised = Qwen2ForCausalLM.from_pretrained(
-        tmp_path,
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
-        ),
-    )
-    assert any("4bit" in type(module).__name__ for module in quantised.modules())
-    assert_shared_equals_padded(with_lora(quantised), groups([6, 2], [3, 1, 4, 2]))
+    model = Backbone(str(tmp_path), quantize="nf4", adapter=LoraSettings(rank=4)).build()
+    assert any("4bit" in type(module).__name__ for module in model.modules())
+    torch.manual_seed(2)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.2)
+    assert_shared_equals_padded(model, groups([6, 2], [3, 1, 4, 2]))
 
 
 def test_shared_equals_padded_under_autocast_to_its_rounding():

@@ -1,0 +1,36 @@
+"""What a reward model's head predicts, as a config says it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlff_lightning.errors import UserError
+from rlff_lightning.models.pooling import Pooling
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """What the head predicts, and from where it reads.
+
+    Args:
+        kind: ``regression`` predicts the value itself, ``outcomes`` how probable each of the
+            critic's outcomes is, ``binary`` the probability of a positive one.
+        pooling: State that is read: of the ``last`` attended token (decoders), the ``mean`` over
+            all, or the first one's, ``cls`` (encoders).
+        class_values: Value of each outcome, for ``outcomes`` only.
+    """
+
+    kind: Literal["regression", "outcomes", "binary"] = "regression"
+    pooling: Pooling = "last"
+    class_values: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.kind == "outcomes") != (len(self.class_values) > 1):
+            raise UserError(
+                "HeadSettings.class_values must be two or more for kind 'outcomes' and none for "
+                f"other kinds, got {self.class_values} for {self.kind!r}"
+            )
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that the head predicts."""
+        return len(self.class_values) or 1

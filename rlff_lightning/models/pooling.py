@@ -1,0 +1,38 @@
+"""Read one state of a text by its mask, wherever the padding is."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Pooling = Literal["last", "mean", "cls"]
+"""State of the last attended token, the mean over attended tokens, or the first one's state."""
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """Count each row's attended tokens from 0, whatever the padding, ``(B, L)``."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """Reduce the states of each row to one, in float32.
+
+    Args:
+        hidden: Last hidden states, ``(B, L, H)``.
+        mask: ``True`` at real tokens, at least one per row, ``(B, L)``.
+        pooling: Which state.
+
+    Returns:
+        ``(B, H)``, float32.
+    """
+    rows = torch.arange(len(hidden), device=hidden.device)
+    match pooling:
+        case "last":
+            last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+            return hidden[rows, last].float()
+        case "mean":
+            counted = torch.where(mask[..., None], hidden.float(), 0.0)
+            return counted.sum(1) / mask.sum(1, keepdim=True)
+        case "cls":
+            return hidden[rows, mask.long().argmax(1)].float()
+    raise ValueError(f"pooling must be 'last', 'mean' or 'cls', got {pooling!r}")

@@ -1,0 +1,230 @@
+"""A reward model: a pretrained trunk and a small head that reads one state of a whole text."""
+
+import inspect
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlff_lightning.errors import UserError
+from rlff_lightning.models.group_inputs import Sharing, group_inputs
+from rlff_lightning.models.head_settings import HeadSettings
+from rlff_lightning.models.output_head import transformers_model
+from rlff_lightning.models.pooling import pool, positions_of
+from rlff_lightning.models.reward_files import read_reward_files, write_reward_files
+
+__all__ = ["HeadSettings", "RewardModel"]
+
+
+class RewardModel(nn.Module):
+    """Score whole texts. The head is float32, whatever the trunk is.
+
+    A score depends on the attended tokens alone: neither on padding nor on the rest of the batch.
+
+    Args:
+        trunk: A decoder or encoder of transformers without output head, with or without adapters.
+        settings: What the head predicts, and from where it reads.
+    """
+
+    label_mean: float
+    """Mean of the training labels; a regression head predicts in units of their spread."""
+    label_std: float
+    """Standard deviation of the training labels."""
+    is_trained: bool
+    """The head was trained: see ``mark_trained``."""
+
+    def __init__(self, trunk: PreTrainedModel | PeftModel, settings: HeadSettings) -> None:
+        super().__init__()
+        base = transformers_model(trunk)
+        if "position_ids" not in inspect.signature(base.forward).parameters:
+            raise UserError(
+                f"{type(base).__name__} cannot score: it takes no position_ids, so that padding "
+                "would change a score"
+            )
+        width = base.config.get_text_config().hidden_size
+        self.trunk = trunk
+        self.settings = settings
+        self.head = nn.Linear(width, settings.num_outputs, dtype=torch.float32)
+        nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
+        nn.init.zeros_(self.head.bias)
+        self.label_mean, self.label_std, self.is_trained = 0.0, 1.0, False
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Predict from each row's text.
+
+        Args:
+            input_ids: Padded on any side, ``(B, L)``.
+            attention_mask: ``True`` or 1 at real tokens, at least one per row, ``(B, L)``.
+
+        Returns:
+            ``(B, num_outputs)``, float32: standardised value, logits of outcomes, or a logit.
+
+        Raises:
+            UserError: If a text is longer than the trunk has positions for.
+        """
+        mask = attention_mask.bool()
+        places = positions_of(mask)
+        self._check_length(places)
+        hidden = self.trunk(
+            input_ids=input_ids,
+            attention_mask=mask.long(),
+            position_ids=places + self._first_position,
+        ).last_hidden_state
+        return self._read(pool(hidden, mask, self.settings.pooling))
+
+    def forward_groups(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+        *,
+        sharing: Sharing = "auto",
+    ) -> Tensor:
+        """Predict from prompt and completion, computing each group's prompt once.
+
+        Args:
+            prompt_ids: One prompt per group, left-padded, ``(N, P)``.
+            prompt_mask: ``True`` at prompt tokens, ``(N, P)``.
+            completion_ids: Right-padded, siblings adjacent, ``(N * G, T)``.
+            completion_mask: ``True`` at completion tokens, ``(N * G, T)``.
+            sharing: How a group's prompt is computed; all ways agree to rounding.
+
+        Returns:
+            ``(N * G, num_outputs)``, what ``forward`` gives for the concatenated texts.
+
+        Raises:
+            UserError: If the head does not read the last token, or a text is too long.
+        """
+        if self.settings.pooling != "last":
+            raise UserError(
+                f"Groups share a prompt only with pooling 'last', got {self.settings.pooling!r}"
+            )
+        groups = group_inputs(
+            self.trunk,
+            sharing,
+            *(prompt_ids, prompt_mask, completion_ids, completion_mask),
+            with_last_token=True,
+        )
+        self._check_length(groups.inputs["position_ids"])
+        hidden = self.trunk(**groups.inputs, use_cache=False).last_hidden_state
+        return self._read(hidden.flatten(0, 1)[groups.last].float())
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Turn predictions into rewards, in the labels' units.
+
+        regression: mean + std o;  outcomes: sum_c softmax(o)_c value_c;  binary: sigmoid(o)
+
+        Args:
+            outputs: What ``forward`` returned, ``(B, num_outputs)``.
+
+        Returns:
+            One reward per text, ``(B,)``.
+        """
+        match self.settings.kind:
+            case "regression":
+                return self.label_mean + self.label_std * outputs[:, 0]
+            case "outcomes":
+                return outputs.softmax(-1) @ outputs.new_tensor(self.settings.class_values)
+            case "binary":
+                return outputs[:, 0].sigmoid()
+
+    def standardise(self, labels: Tensor) -> Tensor:
+        """Turn labels into what a regression head should predict: (label - mean) / std."""
+        return (labels - self.label_mean) / self.label_std
+
+    def fit_labels(self, labels: Tensor) -> None:
+        """Take mean and unbiased standard deviation from the training labels, ``(B,)``.
+
+        Labels that are all equal keep a standard deviation of 1.
+        """
+        self.label_mean = labels.double().mean().item()
+        std = labels.double().std().item() if len(labels) > 1 else 0.0
+        self.label_std = std if std > 0 else 1.0
+
+    def freeze_trunk(self) -> None:
+        """Train the head alone."""
+        self.trunk.requires_grad_(False)
+        self.trunk.eval()
+
+    def mark_trained(self) -> None:
+        """Let the model be used as a scorer; whoever trained the head calls this."""
+        self.is_trained = True
+
+    def save_pretrained(
+        self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Write everything a scorer needs; the folder appears whole or not at all.
+
+        Args:
+            folder: Replaced as a whole if it exists.
+            tokenizer: Saved beside it; ``None`` saves none.
+        """
+        write_reward_files(
+            folder,
+            trunk=self.trunk,
+            head=dict(self.head.named_parameters()),
+            settings=self.settings,
+            state=self.get_extra_state(),
+            tokenizer=tokenizer,
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: Literal["float32", "bfloat16"] = "float32") -> Self:
+        """Load a trained reward model for scoring: frozen, in evaluation mode.
+
+        Args:
+            folder: What ``save_pretrained`` wrote.
+            dtype: Of the trunk's weights; the head is float32.
+
+        Raises:
+            UserError: If the folder holds no reward model, or one whose head was never trained.
+        """
+        files = read_reward_files(folder, dtype=dtype)
+        model = cls(files.backbone.build_trunk(), files.settings)
+        model.head.load_state_dict(files.head)
+        model.set_extra_state(files.state)
+        model.requires_grad_(False)
+        model.eval()
+        return model
+
+    def get_extra_state(self) -> dict[str, Any]:
+        # Not buffers: casting the module to bfloat16 would round them.
+        return {
+            "label_mean": self.label_mean,
+            "label_std": self.label_std,
+            "is_trained": self.is_trained,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.label_mean = state["label_mean"]
+        self.label_std = state["label_std"]
+        self.is_trained = state["is_trained"]
+
+    def _read(self, states: Tensor) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return linear(states.float(), self.head.weight.float(), self.head.bias.float())
+
+    @property
+    def _first_position(self) -> int:
+        """RoBERTa's kind counts positions from beyond its padding token's id."""
+        embeddings: Any = getattr(transformers_model(self.trunk), "embeddings", None)
+        if not hasattr(embeddings, "create_position_ids_from_input_ids"):
+            return 0
+        return int(embeddings.padding_idx) + 1
+
+    def _check_length(self, places: Tensor) -> None:
+        config = transformers_model(self.trunk).config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is None or places.shape[1] + self._first_position <= limit:
+            return
+        length = int(places.max()) + 1
+        if length + self._first_position > limit:
+            raise UserError(
+                f"A text for the reward model must have at most {limit - self._first_position} "
+                f"tokens, got {length}"
+            )
