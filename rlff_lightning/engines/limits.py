@@ -11,12 +11,12 @@ def check_sampling(owner: str, sampling: Sampling) -> None:
     """Refuse what an engine would draw differently than asked.
 
     Raises:
-        UserError: If the temperature is negative or so low that vLLM raises it, or if no token
-            may be drawn.
+        UserError: If the temperature is one that vLLM refuses or moves, or if no token may be
+            drawn.
     """
-    if sampling.temperature != 0 and not sampling.temperature >= 0.01:
+    if sampling.temperature != 0 and not 0.01 <= sampling.temperature <= 2:
         raise UserError(
-            f"{owner}: temperature must be 0 (greedy) or at least 0.01, got {sampling.temperature}"
+            f"{owner}: temperature must be 0 (greedy) or in [0.01, 2], got {sampling.temperature}"
         )
     if sampling.max_tokens < 1:
         raise UserError(f"{owner}: max_tokens must be at least 1, got {sampling.max_tokens}")
