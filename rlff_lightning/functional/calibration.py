@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.functional.masked import masked_mean
 
 
 class Reliability(NamedTuple):
@@ -41,14 +42,15 @@ def reliability(predictions: Tensor, labels: Tensor, *, num_bins: int = 10) -> R
     if num_bins < 1:
         raise UserError(f"reliability.num_bins must be at least 1, got {num_bins!r}")
     if not len(predictions):
-        return Reliability(predictions, labels, torch.zeros(0, dtype=torch.int64))
+        return Reliability(predictions, labels, predictions.new_zeros(0, dtype=torch.int64))
     low, high = predictions.min(), predictions.max()
     width = torch.where(high > low, high - low, 1.0)
     bins = ((predictions - low) / width * num_bins).long().clamp(max=num_bins - 1)
-    counts = torch.bincount(bins, minlength=num_bins)
+    is_member = bins == torch.arange(num_bins, device=bins.device)[:, None]
+    counts = is_member.sum(dim=1)
     is_filled = counts > 0
-    predicted = torch.bincount(bins, predictions, num_bins) / counts
-    observed = torch.bincount(bins, labels, num_bins) / counts
+    predicted = masked_mean(predictions.expand(num_bins, -1), is_member, dim=1)
+    observed = masked_mean(labels.expand(num_bins, -1), is_member, dim=1)
     return Reliability(predicted[is_filled], observed[is_filled], counts[is_filled])
 
 

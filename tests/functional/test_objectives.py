@@ -120,6 +120,17 @@ def test_loss_and_gradients_do_not_depend_on_what_is_masked(
     assert (padded[:, -columns:] == 0).all()
 
 
+@given(objectives, seeds, st.sampled_from([math.inf, math.nan]))
+def test_terms_are_zero_where_nothing_trains(
+    objective: PolicyObjective, seed: int, filler: float
+) -> None:
+    batch = draw(seed).padded(1, filler)
+    terms = objective.terms(**batch._asdict())
+    for values in (terms.policy_loss, terms.kl, terms.entropy):
+        assert values is not None
+        assert (values[~batch.loss_mask] == 0).all()
+
+
 @given(
     st.sampled_from([GRPO(), DrGRPO(max_tokens=5), DAPO(), GSPO(), CISPO()]),
     seeds,
