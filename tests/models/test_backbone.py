@@ -152,6 +152,19 @@ def test_yaml_describes_a_backbone(tmp_path: Path):
     assert backbone == Backbone("some/model", quantize="nf4", adapter=LoraSettings(rank=8))
 
 
+def test_yaml_may_name_the_class(tmp_path: Path):
+    parser = ArgumentParser()
+    parser.add_argument("--policy", type=Backbone)
+    file = tmp_path / "model.yaml"
+    file.write_text(
+        "class_path: rlff_lightning.models.backbone.Backbone\n"
+        "init_args:\n  model_name_or_path: some/model\n  dtype: bfloat16\n",
+        encoding="utf-8",
+    )
+    backbone = parser.instantiate(parser.parse_args([f"--policy={file}"])).policy
+    assert backbone == Backbone("some/model", dtype="bfloat16")
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path):
     for load in ("build", "build_trunk", "tokenizer"):
         with pytest.raises(UserError, match="no such model folder") as caught:

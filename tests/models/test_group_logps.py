@@ -1,8 +1,10 @@
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from rlff_lightning.errors import UserError
 from rlff_lightning.models.group_logps import group_logps
 
 SIZES = {
@@ -54,20 +56,72 @@ def one_by_one(model: nn.Module, temperature: float) -> list[tuple[Tensor, Tenso
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_a_padded_batch_scores_what_each_sequence_scores_alone(kind: str, temperature: float):
+@pytest.mark.parametrize("sharing", ["padded", "shared"])
+def test_a_batch_scores_what_each_sequence_scores_alone(
+    kind: str, temperature: float, sharing: str
+):
     model = tiny(kind)
     stats = group_logps(
         model,
         *rows(PROMPTS, "left"),
         *rows(COMPLETIONS, "right"),
         temperature=temperature,
-        sharing="padded",
+        sharing=sharing,
         with_entropy=True,
     )
-    assert stats.entropy is not None
     for i, (logps, entropy) in enumerate(one_by_one(model, temperature)):
         n = len(logps)
         torch.testing.assert_close(stats.logps[i, :n].double(), logps, atol=1e-5, rtol=0)
         torch.testing.assert_close(stats.entropy[i, :n].double(), entropy, atol=1e-5, rtol=0)
         assert stats.logps[i, n:].abs().sum() == 0
         assert stats.entropy[i, n:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("sharing", ["padded", "shared"])
+@pytest.mark.parametrize("with_entropy", [True, False])
+def test_gradients_are_those_of_plain_passes(sharing: str, with_entropy: bool):
+    model = tiny()
+    stats = group_logps(
+        model,
+        *rows(PROMPTS, "left"),
+        *rows(COMPLETIONS, "right"),
+        sharing=sharing,
+        with_entropy=with_entropy,
+    )
+    (stats.logps.sum() + 0.5 * stats.entropy.sum()).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    weight = 0.5 if with_entropy else 0.0
+    sum(logps.sum() + weight * h.sum() for logps, h in one_by_one(model, 1.0)).backward()
+    for name, parameter in model.named_parameters():
+        scale = parameter.grad.abs().max().item()
+        torch.testing.assert_close(found[name], parameter.grad, atol=2e-6 * scale, rtol=1e-4)
+
+
+def test_without_gradient_nothing_is_kept():
+    with torch.no_grad():
+        stats = group_logps(tiny(), *rows(PROMPTS, "left"), *rows(COMPLETIONS, "right"))
+    assert not stats.logps.requires_grad
+
+
+def test_the_output_head_is_itself_again_after_an_error():
+    model = tiny()
+    ids, mask = rows(COMPLETIONS, "right")
+    with pytest.raises(ValueError, match="temperature"):
+        group_logps(model, *rows(PROMPTS, "left"), ids, mask, temperature=0.0)
+    assert model(ids).logits.shape == (6, 4, 31)
+
+
+def test_lora_on_the_output_head_is_refused():
+    model = get_peft_model(
+        tiny("llama"), LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM")
+    )
+    with pytest.raises(UserError, match="output head"):
+        group_logps(model, *rows(PROMPTS, "left"), *rows(COMPLETIONS, "right"))
+
+
+def test_models_that_change_their_logits_are_refused():
+    model = tiny()
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(UserError, match="final_logit_softcapping"):
+        group_logps(model, *rows(PROMPTS, "left"), *rows(COMPLETIONS, "right"))
