@@ -22,13 +22,14 @@ setup: $(STAMP)
 
 # PyTorch first and alone: pip takes a CPU build where an index offers one. The plain registry
 # serves the CUDA build, several gigabytes; PIP_EXTRA_INDEX_URL or PIP_INDEX_URL set to PyTorch's
-# CPU wheel index avoids it. The lock is complete, so nothing else is resolved.
+# CPU wheel index avoids it. The lock is complete, so nothing else is resolved. Python compiles what
+# is imported; compiling all of it here would double the time.
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "make: Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`; name one with PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint $(LOCK) torch==2.13.0
-	$(BIN)/python -m pip install --no-deps --requirement $(LOCK)
+	$(BIN)/python -m pip install --no-compile --constraint $(LOCK) torch==2.13.0
+	$(BIN)/python -m pip install --no-compile --no-deps --requirement $(LOCK)
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@rm -f .venv/.cpu-* .venv/.cuda-*
 	@touch $@
