@@ -25,8 +25,8 @@ setup: $(STAMP)
 # CPU wheel index avoids it. The lock is complete, so nothing else is resolved. Python compiles what
 # is imported; compiling all of it here would double the time.
 $(STAMP):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "make: Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "make: Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) -V 2>/dev/null || echo missing`; name one with PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --no-compile --constraint $(LOCK) torch==2.13.0
 	$(BIN)/python -m pip install --no-compile --no-deps --requirement $(LOCK)
