@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from typing_extensions import override
 
-from rlff_lightning.simulation.store import write_part
+from rlff_lightning.data.store import write_part
 from rlff_lightning.types import LabelledReply
 
 

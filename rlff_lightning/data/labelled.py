@@ -11,12 +11,12 @@ from typing_extensions import override
 
 from rlff_lightning.agents.critic_rule import PRESETS, CriticRule
 from rlff_lightning.data.records import record_loader
+from rlff_lightning.data.store import read_parts
 from rlff_lightning.dialogue.human_futures import human_futures
 from rlff_lightning.dialogue.read import read_dialogues
 from rlff_lightning.dialogue.split import split_dialogues
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.future_reward import Aggregate
-from rlff_lightning.simulation.store import read_parts
 from rlff_lightning.types import LabelledReply
 
 TRAIN, VAL, TEST = 0, 1, 2

@@ -49,7 +49,16 @@ class RewardFormat:
             self._chat = ChatFormat(tokenizer, ChatSettings(max_prompt_tokens=2**31))
 
     def ids(self, context: Conversation, reply: Message) -> list[int]:
-        """Encode a reply in its context.
+        """Encode a reply in its context as one sequence; see ``parts``."""
+        before, said = self.parts(context, reply)
+        return [*before, *said]
+
+    def parts(self, context: Conversation, reply: Message) -> tuple[list[int], list[int]]:
+        """Encode a context and a reply to it.
+
+        Returns:
+            Token ids of the context, the same for every reply that fits without a cut, and of
+            the reply; with an encoder's tokenizer all of it is in the first part.
 
         Raises:
             UserError: If it is over the limit and ``too_long`` is ``error``, or if the latest
@@ -57,34 +66,33 @@ class RewardFormat:
         """
         settings = self.settings
         messages = context.messages[-(settings.max_messages or 0) :]
-        ids = self._encode(context, messages, reply)
-        if len(ids) <= settings.max_tokens:
-            return ids
+        before, said = self._encode(context, messages, reply)
+        if len(before) + len(said) <= settings.max_tokens:
+            return before, said
         is_cut = settings.too_long == "drop_oldest"
-        while is_cut and len(messages) > 1 and len(ids) > settings.max_tokens:
+        while is_cut and len(messages) > 1 and len(before) + len(said) > settings.max_tokens:
             messages = messages[1:]
-            ids = self._encode(context, messages, reply)
-        if len(ids) > settings.max_tokens:
+            before, said = self._encode(context, messages, reply)
+        if len(before) + len(said) > settings.max_tokens:
             raise UserError(
                 f"context {context.id!r}: a reward model's input must have at most "
-                f"RewardInput.max_tokens={settings.max_tokens} tokens, got {len(ids)}; raise the "
-                "limit or set too_long: drop_oldest"
+                f"RewardInput.max_tokens={settings.max_tokens} tokens, got "
+                f"{len(before) + len(said)}; raise the limit or set too_long: drop_oldest"
             )
         self.num_shortened += 1
-        return ids
+        return before, said
 
     def _encode(
         self, context: Conversation, messages: tuple[Message, ...], reply: Message
-    ) -> list[int]:
+    ) -> tuple[list[int], list[int]]:
         spoken = replace(reply, reasoning="")
         if self._chat is not None:
             shown = replace(context, messages=messages)
-            return [*self._chat.prompt_ids(shown), *self._chat.reply_ids(spoken)]
+            return self._chat.prompt_ids(shown), self._chat.reply_ids(spoken)
         told = "\n".join(f"{NAMES[message.role]}: {message.text}" for message in messages)
         # Text that looks like a control token must stay text.
         encoded = self.tokenizer(told, spoken.text, split_special_tokens=True)
-        ids: list[int] = encoded["input_ids"]
-        return ids
+        return encoded["input_ids"], []
 
 
 def write_reward_input(settings: RewardInput, folder: Path) -> None:

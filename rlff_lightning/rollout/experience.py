@@ -1,5 +1,6 @@
 """Records of experience: the sampled groups, and the micro-batches that are trained on."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,24 +50,29 @@ def collate(
         The micro-batch without trainer log-probabilities.
     """
     completions = [completion for group in groups for completion in group]
-    ids = [torch.tensor(completion.token_ids) for completion in completions]
+    prompt_ids, prompt_mask = pad(prompts, left=True)
+    completion_ids, completion_mask = pad([completion.token_ids for completion in completions])
     logps = [torch.tensor(completion.logps) for completion in completions]
-    completion_ids = nn.utils.rnn.pad_sequence(ids, batch_first=True)
-    lengths = torch.tensor([len(row) for row in ids])[:, None]
-    width = max(len(prompt) for prompt in prompts)
-    prompt_ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    prompt_mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        prompt_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        prompt_mask[row, width - len(prompt) :] = True
     return Experience(
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
         completion_ids=completion_ids,
-        completion_mask=torch.arange(completion_ids.shape[1]) < lengths,
+        completion_mask=completion_mask,
         sampling_logps=nn.utils.rnn.pad_sequence(logps, batch_first=True),
         advantages=advantages,
         old_logps=None,
         ref_logps=None,
         window=window,
     )
+
+
+def pad(rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Pad token ids to ``(B, L)`` and tell tokens from padding, ``(B, L)`` bool."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(len(row))
+        ids[index, place] = torch.tensor(row, dtype=torch.long)
+        mask[index, place] = True
+    return ids, mask

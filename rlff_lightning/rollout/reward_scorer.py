@@ -1,14 +1,16 @@
 """The frozen reward model as a term of the reward."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlff_lightning.dialogue.reward_format import RewardFormat, read_reward_input
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.models.reward_head import RewardModel
+from rlff_lightning.rollout.experience import pad
 from rlff_lightning.rollout.scorers import Sampled, Scorer
 
 
@@ -36,24 +38,27 @@ class RewardModelScorer(Scorer):
 
     @torch.no_grad()
     def score(self, samples: Sequence[Sampled]) -> Tensor:
-        # Equal replies to one context are scored once, and rows of like length go together.
-        texts: dict[tuple[str, str], list[int]] = {}
-        for sample in samples:
-            key = (sample.context.id, sample.reply.text)
-            if key not in texts:
-                texts[key] = self._format.ids(sample.context, sample.reply)
-        keys = sorted(texts, key=lambda key: len(texts[key]))
-        scores: dict[tuple[str, str], float] = {}
-        for start in range(0, len(keys), self.batch_size):
-            chosen = keys[start : start + self.batch_size]
-            values = self._score([texts[key] for key in chosen])
-            scores.update(zip(chosen, values, strict=True))
-        return torch.tensor([scores[sample.context.id, sample.reply.text] for sample in samples])
+        rows = [self._format.parts(sample.context, sample.reply) for sample in samples]
+        size = _siblings([before for before, _ in rows])
+        # One prompt per group where the model can share it; else every row on its own.
+        share = size if self._model.settings.pooling == "last" and all(r for _, r in rows) else 1
+        step = max(self.batch_size // share, 1) * share
+        parts = [
+            self._score(rows[start : start + step], share) for start in range(0, len(rows), step)
+        ]
+        return torch.cat(parts).cpu()
 
-    def _score(self, rows: list[list[int]]) -> list[float]:
-        tensors = [torch.tensor(row) for row in rows]
-        input_ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(self._device)
-        lengths = torch.tensor([len(row) for row in rows], device=self._device)[:, None]
-        mask = torch.arange(input_ids.shape[1], device=self._device) < lengths
-        values: list[float] = self._model.values(self._model(input_ids, mask)).tolist()
-        return values
+    def _score(self, rows: Sequence[tuple[list[int], list[int]]], share: int) -> Tensor:
+        if share == 1:
+            ids, mask = pad([[*before, *said] for before, said in rows])
+            return self._model.values(self._model(ids.to(self._device), mask.to(self._device)))
+        prompts, prompt_mask = pad([before for before, _ in rows[::share]], left=True)
+        replies, reply_mask = pad([said for _, said in rows])
+        inputs = [x.to(self._device) for x in (prompts, prompt_mask, replies, reply_mask)]
+        return self._model.values(self._model.forward_groups(*inputs))
+
+
+def _siblings(prompts: Sequence[list[int]]) -> int:
+    """Length of the runs of equal prompts, if all runs are equally long; else 1."""
+    lengths = {len(list(run)) for _, run in groupby(prompts)}
+    return lengths.pop() if len(lengths) == 1 else 1
