@@ -26,7 +26,7 @@ class LabelledReplies(LightningDataModule):
     """Labelled replies in three parts by dialogue.
 
     Args:
-        batch_size: Replies per batch and process.
+        batch_size: Contexts per batch and process, each with all its replies.
         val_fraction: Share of the dialogues for validation.
         test_fraction: Share of the dialogues for ``test``; never seen in ``fit``.
         split_seed: Another one splits otherwise.
@@ -67,17 +67,28 @@ class LabelledReplies(LightningDataModule):
             )
         return fmean(values), spread
 
-    @override
-    def train_dataloader(self) -> DataLoader[LabelledReply]:
-        return record_loader(self._parts[TRAIN], self.batch_size, shuffle=True)
+    def _loader(self, part: int, *, shuffle: bool = False) -> DataLoader[list[LabelledReply]]:
+        return record_loader(by_context(self._parts[part]), self.batch_size, shuffle=shuffle)
 
     @override
-    def val_dataloader(self) -> DataLoader[LabelledReply]:
-        return record_loader(self._parts[VAL], self.batch_size)
+    def train_dataloader(self) -> DataLoader[list[LabelledReply]]:
+        return self._loader(TRAIN, shuffle=True)
 
     @override
-    def test_dataloader(self) -> DataLoader[LabelledReply]:
-        return record_loader(self._parts[TEST], self.batch_size)
+    def val_dataloader(self) -> DataLoader[list[LabelledReply]]:
+        return self._loader(VAL)
+
+    @override
+    def test_dataloader(self) -> DataLoader[list[LabelledReply]]:
+        return self._loader(TEST)
+
+
+def by_context(records: Sequence[LabelledReply]) -> list[list[LabelledReply]]:
+    """Group replies to the same context, in order of first appearance."""
+    groups: dict[str, list[LabelledReply]] = {}
+    for record in records:
+        groups.setdefault(record.context.id, []).append(record)
+    return list(groups.values())
 
 
 class StoredFutures(LabelledReplies):
@@ -85,7 +96,7 @@ class StoredFutures(LabelledReplies):
 
     Args:
         folder: Folder of Parquet parts.
-        batch_size: Replies per batch and process.
+        batch_size: Contexts per batch and process, each with all its replies.
         val_fraction: Share of the conversations for validation.
         test_fraction: Share of the conversations for ``test``.
         split_seed: Another one splits otherwise.
@@ -117,7 +128,7 @@ class JudgedDialogues(LabelledReplies):
         gamma: Discount per turn, in (0, 1].
         aggregate: How the values of a course become one number.
         max_messages: Latest turns of context kept; ``None`` keeps all.
-        batch_size: Replies per batch and process.
+        batch_size: Contexts per batch and process, each with all its replies.
         val_fraction: Share of the dialogues for validation.
         test_fraction: Share of the dialogues for ``test``.
         split_seed: Another one splits otherwise.

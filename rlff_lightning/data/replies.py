@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from rlff_lightning.agents.scripted.corpus import write_corpus
 from rlff_lightning.agents.scripted.dynamics import Temperament
+from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.data.records import record_loader
 from rlff_lightning.dialogue.read import read_dialogues
 from rlff_lightning.dialogue.split import split_dialogues
@@ -86,8 +87,7 @@ class ScriptedReplies(Replies):
     Args:
         num_dialogues: How many are written.
         corpus_seed: The same seed writes the same dialogues.
-        skill: Share of supporter turns that fit the helping stage, 0 to 1.
-        topic_accuracy: Share of replies that name the right problem.
+        supporter: Author of the replies.
         temperament: The seekers'.
         batch_size: Examples per batch and process.
         val_fraction: Share of the dialogues held out for validation.
@@ -97,8 +97,7 @@ class ScriptedReplies(Replies):
         self,
         num_dialogues: int = 3000,
         corpus_seed: int = 0,
-        skill: float = 0.45,
-        topic_accuracy: float = 0.9,
+        supporter: MixedSupporter | None = None,
         temperament: Temperament | None = None,
         batch_size: int = 32,
         val_fraction: float = 0.03,
@@ -106,8 +105,7 @@ class ScriptedReplies(Replies):
         super().__init__(batch_size, val_fraction, corpus_seed)
         self.num_dialogues = num_dialogues
         self.corpus_seed = corpus_seed
-        self.skill = skill
-        self.topic_accuracy = topic_accuracy
+        self.supporter = supporter
         self.temperament = temperament
 
     @override
@@ -115,8 +113,7 @@ class ScriptedReplies(Replies):
         return write_corpus(
             self.num_dialogues,
             seed=self.corpus_seed,
-            skill=self.skill,
-            topic_accuracy=self.topic_accuracy,
+            supporter=self.supporter,
             temperament=self.temperament,
         )
 

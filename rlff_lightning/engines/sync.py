@@ -127,7 +127,9 @@ def _checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _write_adapter(model: Any, adapter: str, folder: Path, version: int) -> Path:
     target = version_folder(folder, version)
     unfinished = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for leftover in (unfinished, target):  # of a run that was killed
+        if leftover.exists():
+            shutil.rmtree(leftover)
     model.save_pretrained(
         unfinished,
         selected_adapters=[adapter],
@@ -136,7 +138,6 @@ def _write_adapter(model: Any, adapter: str, folder: Path, version: int) -> Path
     )
     # PEFT writes every adapter but the default one into a folder of its name.
     written = unfinished if adapter == "default" else unfinished / adapter
-    shutil.rmtree(target, ignore_errors=True)
     written.replace(target)
     return target
 

@@ -18,23 +18,30 @@ from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.models.head_settings import HeadSettings
 from rlff_lightning.models.reward_head import RewardModel
 from rlff_lightning.modules.baselines import mean_baseline, tfidf_ridge
+from rlff_lightning.rollout.experience import pad
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import LabelledReply
 
 
 class RewardBatch(NamedTuple):
-    """Contexts with replies, and their labels. B rows, L tokens."""
+    """Contexts with all their replies. N contexts, G replies each, B = N * G rows."""
 
-    input_ids: Tensor
-    """Right-padded, ``(B, L)``, int64."""
-    mask: Tensor
-    """``True`` at real tokens, ``(B, L)``."""
+    context_tokens: Tensor
+    """Left-padded, ``(N, P)``, int64."""
+    context_mask: Tensor
+    """``True`` at real tokens, ``(N, P)``."""
+    reply_tokens: Tensor
+    """Right-padded, ``(B, T)``, int64."""
+    reply_mask: Tensor
+    """``True`` at real tokens, ``(B, T)``."""
     labels: Tensor
     """Future-oriented rewards, ``(B,)``."""
     standard_errors: Tensor
     """Of the labels, ``(B,)``."""
     context_ids: Tensor
     """The same number for replies to one context, ``(B,)``, int64."""
+    is_counted: Tensor
+    """``False`` for the copies that fill up a context with fewer replies, ``(B,)``."""
 
 
 class RewardModule(LightningModule):
@@ -102,18 +109,41 @@ class RewardModule(LightningModule):
 
     @override
     def on_before_batch_transfer(
-        self, batch: Sequence[LabelledReply], dataloader_idx: int
+        self, batch: Sequence[list[LabelledReply]], dataloader_idx: int
     ) -> RewardBatch:
-        rows = [torch.tensor(self.format.ids(record.context, record.reply)) for record in batch]
-        lengths = torch.tensor([len(row) for row in rows])[:, None]
-        input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        size = max(len(group) for group in batch)
+        filled = [[*group, *[group[0]] * (size - len(group))] for group in batch]
+        records = [record for group in filled for record in group]
+        parts = [self.format.parts(record.context, record.reply) for record in records]
+        if any(before != parts[row - row % size][0] for row, (before, _) in enumerate(parts)):
+            # A context was cut for a long reply, or an encoder reads both sides at once.
+            parts, size = (
+                [([*before, *said][:-1], [*before, *said][-1:]) for before, said in parts],
+                1,
+            )
+        context_tokens, context_mask = pad([before for before, _ in parts[::size]], left=True)
+        reply_tokens, reply_mask = pad([said for _, said in parts])
+        counted = [place < len(group) for group in batch for place in range(len(filled[0]))]
         return RewardBatch(
-            input_ids=input_ids,
-            mask=torch.arange(input_ids.shape[1]) < lengths,
-            labels=torch.tensor([record.value for record in batch]),
-            standard_errors=torch.tensor([record.standard_error for record in batch]),
-            context_ids=torch.tensor([derive_seed(record.context.id) for record in batch]),
+            context_tokens=context_tokens,
+            context_mask=context_mask,
+            reply_tokens=reply_tokens,
+            reply_mask=reply_mask,
+            labels=torch.tensor([record.value for record in records]),
+            standard_errors=torch.tensor([record.standard_error for record in records]),
+            context_ids=torch.tensor([derive_seed(record.context.id) for record in records]),
+            is_counted=torch.tensor(counted),
         )
+
+    def _predict(self, batch: RewardBatch) -> Tensor:
+        """Head outputs of the counted replies, ``(M, num_outputs)``."""
+        inputs = (batch.context_tokens, batch.context_mask, batch.reply_tokens, batch.reply_mask)
+        if self.head_settings.pooling == "last":
+            return self._scorer.forward_groups(*inputs)[batch.is_counted]
+        ids = torch.cat([batch.context_tokens, batch.reply_tokens], 1)
+        mask = torch.cat([batch.context_mask, batch.reply_mask], 1)
+        outputs: Tensor = self._scorer(ids, mask)
+        return outputs[batch.is_counted]
 
     @property
     def _data(self) -> LabelledReplies:
@@ -133,16 +163,22 @@ class RewardModule(LightningModule):
 
     @override
     def training_step(self, batch: RewardBatch, batch_idx: int) -> Tensor:
-        predicted = self._scorer(batch.input_ids, batch.mask)[:, 0]
-        loss = nn.functional.mse_loss(predicted, self._scorer.standardise(batch.labels))
+        labels = self._scorer.standardise(batch.labels[batch.is_counted])
+        loss = nn.functional.mse_loss(self._predict(batch)[:, 0], labels)
         self.log("train/mse", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
 
     def _measure(self, batch: RewardBatch, stage: str) -> None:
-        scores = self._scorer.values(self._scorer(batch.input_ids, batch.mask))
+        scores = self._scorer.values(self._predict(batch))
+        counted = batch.is_counted
         quality = self.quality[stage]
         assert isinstance(quality, RewardQuality)
-        quality.update(scores, batch.labels, batch.standard_errors, batch.context_ids)
+        quality.update(
+            scores,
+            batch.labels[counted],
+            batch.standard_errors[counted],
+            batch.context_ids[counted],
+        )
 
     def _report(self, stage: str) -> None:
         quality = self.quality[stage]

@@ -19,6 +19,7 @@ trainer:
   accelerator: cpu
   logger: false
   enable_model_summary: false
+  enable_progress_bar: false
   limit_val_batches: 0
   max_epochs: -1
   max_steps: {steps}

@@ -76,6 +76,14 @@ def test_a_forced_stage_takes_its_readers_along(tmp_path: Path) -> None:
     rlff = Rlff()
     run_all(tmp_path, rlff, *three(tmp_path))
     assert run_all(tmp_path, rlff, *three(tmp_path), forced="first") == ["first", "second"]
+    assert rlff.calls[3:] == [["fit"], ["fit"]], "anew, not from the old checkpoint"
+    assert len(list((tmp_path / ".old").iterdir())) == 2
+
+
+def test_a_reader_runs_again_though_the_run_was_stopped_in_between(tmp_path: Path) -> None:
+    run_all(tmp_path, Rlff(), *three(tmp_path))
+    run_all(tmp_path, Rlff(), three(tmp_path, lr=0.2)[0])
+    assert run_all(tmp_path, Rlff(), *three(tmp_path, lr=0.2)) == ["second"]
 
 
 @pytest.mark.parametrize(("verb", "words"), [("fit", ["--ckpt_path", "last"]), ("predict", [])])

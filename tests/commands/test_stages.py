@@ -14,8 +14,8 @@ def folder_of(tmp_path: Path, *names: str) -> Path:
 
 
 def test_stages_run_in_the_order_of_their_numbers_not_of_their_names(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, "10_z.test.yaml", "9_policy.fit.yaml", "notes.yaml")
-    assert [(s.name, s.verb) for s in read_stages(folder)] == [("policy", "fit"), ("z", "test")]
+    folder = folder_of(tmp_path, "10_a.test.yaml", "9_policy.fit.yaml", "notes.yaml")
+    assert [(s.name, s.verb) for s in read_stages(folder)] == [("policy", "fit"), ("a", "test")]
 
 
 @pytest.mark.parametrize(

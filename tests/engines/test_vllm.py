@@ -166,6 +166,32 @@ def test_logps_are_the_models_after_each_of_two_syncs(engine, model, prompts, ex
         assert largest_gap(fresh, model, prompts, expected_logps) < 1e-5
 
 
+def test_kept_prefixes_are_dropped_when_weights_change(
+    model_folder, model, settings, prompts, expected_logps
+):
+    keeping = VLLMEngine(str(model_folder), **settings, keep_prefixes=True)
+    keeping.generate(prompts, Sampling(max_tokens=2), SEEDS)
+    move(model, seed=6)
+    keeping.load_weights(model.named_parameters())
+    drawn = keeping.generate(prompts, Sampling(max_tokens=4), SEEDS)
+    for prompt, completion in zip(prompts, drawn, strict=True):
+        expected = expected_logps(model, prompt, list(completion.token_ids))
+        torch.testing.assert_close(torch.tensor(completion.logps), expected, atol=1e-5, rtol=0)
+    keeping.close()
+
+
+def test_prompts_beyond_one_step_and_one_batch_are_sampled_alike(
+    engine, model_folder, settings, prompts
+):
+    assert sum(map(len, prompts)) > 256
+    narrow = VLLMEngine(str(model_folder), **settings, max_num_batched_tokens=256, max_num_seqs=9)
+    sampling = Sampling(max_tokens=12)
+    expected = engine.generate(prompts, sampling, SEEDS)
+    drawn = narrow.generate(prompts, sampling, SEEDS)
+    assert [c.token_ids for c in drawn] == [c.token_ids for c in expected]
+    narrow.close()
+
+
 def test_engines_side_by_side_do_not_mix_and_give_their_memory_back(
     engine, build_folder, tmp_path, settings, prompts
 ):

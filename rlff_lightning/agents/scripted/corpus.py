@@ -13,8 +13,7 @@ def write_corpus(
     num_dialogues: int,
     *,
     seed: int,
-    skill: float = 0.45,
-    topic_accuracy: float = 0.9,
+    supporter: MixedSupporter | None = None,
     max_turns: int = 8,
     temperament: Temperament | None = None,
 ) -> list[Dialogue]:
@@ -23,8 +22,7 @@ def write_corpus(
     Args:
         num_dialogues: How many.
         seed: The same seed gives the same dialogues.
-        skill: Share of replies that fit the helping stage, 0 to 1; the others are random acts.
-        topic_accuracy: Share of replies that name the right problem, where they name one.
+        supporter: Author of the replies.
         max_turns: Supporter turns of a dialogue.
         temperament: The seekers'.
 
@@ -34,8 +32,7 @@ def write_corpus(
     people = ScriptedSeeker(temperament).open(
         [derive_seed(seed, "corpus", index) for index in range(num_dialogues)]
     )
-    supporter = MixedSupporter(skill, topic_accuracy)
-    cast = Cast(supporter, ScriptedSeeker(temperament), ScriptedCritic())
+    cast = Cast(supporter or MixedSupporter(), ScriptedSeeker(temperament), ScriptedCritic())
     episodes = play(people, cast, max_turns=max_turns)
     return [
         Dialogue(

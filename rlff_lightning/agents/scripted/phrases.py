@@ -52,7 +52,7 @@ SOLVED: tuple[str, ...] = (
 SILENCE = "I do not know what to say."
 
 SLOTS: Mapping[str, tuple[str, ...]] = {
-    "opener": ("", "", "Hm. ", "I see. ", "Thank you for telling me. "),
+    "opener": ("", "", "", "Hm. ", "I see. "),
     "when": ("today", "this week", "last night", "in the last days"),
     "feeling": ("sad", "tired", "hurt", "lonely", "lost", "afraid"),
     "step": (
@@ -109,8 +109,8 @@ REPLIES: Mapping[str, tuple[str, ...]] = {
 }
 
 THOUGHTS: Mapping[str, tuple[str, ...]] = {
-    "explored": ("nothing told", "some told", "all told"),
-    "trust": ("no trust", "some trust", "full trust"),
+    "explored": ("closed", "opening", "open"),
+    "trust": ("wary", "warming", "trusting"),
     "resists": ("calm", "upset"),
 }
 """A supporter's reading of the hidden state, by level."""

@@ -10,6 +10,7 @@ from rlff_lightning.agents.scripted.optimum import plan
 from rlff_lightning.agents.scripted.phrases import TOPICS
 from rlff_lightning.agents.scripted.seeker import mind_of, topic_of
 from rlff_lightning.agents.scripted.wording import word_reply, word_thought
+from rlff_lightning.errors import UserError
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import Conversation, Message
 
@@ -42,19 +43,35 @@ class ScriptedSupporter(Supporter):
 
 
 class MixedSupporter(ScriptedSupporter):
-    """Acts as the stage asks with some skill, otherwise at random: the author of the corpus.
+    """The author of the corpus: acts as the stage asks, rushes to advice, or acts at random.
+
+    Helpers who are not trained give advice too early, and so does the corpus: what it does most
+    often is not what helps.
 
     Args:
         skill: Probability of an act that fits the stage, 0 to 1.
+        haste: Probability of advice whatever the stage; ``skill + haste`` is at most 1, and the
+            rest goes to a random act.
         topic_accuracy: Probability that a reply names the right problem.
     """
 
-    def __init__(self, skill: float = 0.45, topic_accuracy: float = 0.9) -> None:
+    def __init__(
+        self, skill: float = 0.35, haste: float = 0.35, topic_accuracy: float = 0.9
+    ) -> None:
+        if min(skill, haste) < 0 or skill + haste > 1:
+            raise UserError(
+                "MixedSupporter.skill and haste must be at least 0 and sum to at most 1, got "
+                f"{skill!r} and {haste!r}"
+            )
         self.skill = skill
+        self.haste = haste
         self.topic_accuracy = topic_accuracy
 
     def choose(self, mind: Mind, turn: int, draw: Random) -> Act:
-        return draw.choice(_fitting(mind) if draw.random() < self.skill else ACTS)
+        mood = draw.random()
+        if mood < self.skill:
+            return draw.choice(_fitting(mind))
+        return "suggest" if mood < self.skill + self.haste else draw.choice(ACTS)
 
 
 class OptimalSupporter(ScriptedSupporter):
