@@ -180,11 +180,11 @@ def test_kept_prefixes_are_dropped_when_weights_change(
     keeping.close()
 
 
-def test_prompts_beyond_one_step_and_one_batch_are_sampled_alike(
+def test_prompts_beyond_the_tokens_of_one_step_are_sampled_alike(
     engine, model_folder, settings, prompts
 ):
     assert sum(map(len, prompts)) > 256
-    narrow = VLLMEngine(str(model_folder), **settings, max_num_batched_tokens=256, max_num_seqs=9)
+    narrow = VLLMEngine(str(model_folder), **settings, max_num_batched_tokens=256)
     sampling = Sampling(max_tokens=12)
     expected = engine.generate(prompts, sampling, SEEDS)
     drawn = narrow.generate(prompts, sampling, SEEDS)
