@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 class VLLMEngine(Engine):
     """Generates with vLLM in this process; vLLM starts at the first use.
 
-    The same prompts in the same order, seeds and weights give the same completions bit for bit,
-    in any process and whatever ran before. Another batch around a prompt may change the last
-    bits of its logits, and so in rare cases a token.
+    The same prompts in the same order, seeds, weights and number of threads give the same
+    completions bit for bit, in any process and whatever ran before. With several threads another
+    batch around a prompt may change the last bits of its logits, and so in rare cases a token.
 
     With several training processes each has an engine of its own, and all must start it in the
     same step, after the strategy has set up ``torch.distributed``.
 
     Args:
-        model_name_or_path: Folder in Hugging Face format with safetensors, or a hub name.
+        model_name_or_path: Folder in Hugging Face format with safetensors, or a hub name. On CPU
+            vLLM computes attention only with head sizes that are multiples of 32.
         max_model_len: Most tokens of a prompt and its completion together.
         dtype: Weights and computation; ``auto`` is float32 on CPU and the checkpoint's on a GPU.
         max_num_seqs: Most sequences computed at once; more wait for their turn.
