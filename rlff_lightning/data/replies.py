@@ -80,6 +80,10 @@ class Replies(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Example]:
         return self._loader(1, shuffle=False)
 
+    @override
+    def test_dataloader(self) -> DataLoader[Example]:
+        return self._loader(1, shuffle=False)
+
 
 class ScriptedReplies(Replies):
     """Dialogues of the scripted world, written when they are needed.

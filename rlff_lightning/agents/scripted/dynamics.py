@@ -103,7 +103,7 @@ def _shifts(
         return {} if on_topic and explored else {"distress": {1: 0.4 * hurt}}
     if act in ("reflect", "reassure"):
         relief, bond = (0.8, 0.95) if act == "reflect" else (0.5, 0.4)
-        hollow = (0.3, 0.15, 0.0)[explored] * (1.0 if act == "reflect" else 0.7) * hurt
+        hollow = (0.6, 0.4, 0.0)[explored] * (1.0 if act == "reflect" else 0.7) * hurt
         relief *= (0.0, 0.2, 1.0)[explored]
         shifts = {"distress": {-1: relief, 1: (1 - relief) * hollow}}
         if trust < explored:

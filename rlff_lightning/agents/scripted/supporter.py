@@ -43,35 +43,29 @@ class ScriptedSupporter(Supporter):
 
 
 class MixedSupporter(ScriptedSupporter):
-    """The author of the corpus: acts as the stage asks, rushes to advice, or acts at random.
+    """The author of the corpus: fits the stage, acts at random, or rushes to advice.
 
-    Helpers who are not trained give advice too early, and so does the corpus: what it does most
-    often is not what helps.
+    Helpers who are not trained give advice as soon as they hear what the problem is. So does the
+    corpus: at that point, what it does most often is not what helps.
 
     Args:
-        skill: Probability of an act that fits the stage, 0 to 1.
-        haste: Probability of advice whatever the stage; ``skill + haste`` is at most 1, and the
-            rest goes to a random act.
-        topic_accuracy: Probability that a reply names the right problem.
+        skill: Probability of an act that fits the stage, 0 to 1; the rest goes to a random act.
+        haste: Probability of advice as soon as the problem is named, before it is explored.
+        topic_accuracy: Probability that a reply that names a problem names the right one.
     """
 
-    def __init__(
-        self, skill: float = 0.35, haste: float = 0.35, topic_accuracy: float = 0.9
-    ) -> None:
-        if min(skill, haste) < 0 or skill + haste > 1:
-            raise UserError(
-                "MixedSupporter.skill and haste must be at least 0 and sum to at most 1, got "
-                f"{skill!r} and {haste!r}"
-            )
+    def __init__(self, skill: float = 0.6, haste: float = 0.5, topic_accuracy: float = 0.9) -> None:
+        for name, share in (("skill", skill), ("haste", haste), ("topic_accuracy", topic_accuracy)):
+            if not 0 <= share <= 1:
+                raise UserError(f"MixedSupporter.{name} must be within [0, 1], got {share!r}")
         self.skill = skill
         self.haste = haste
         self.topic_accuracy = topic_accuracy
 
     def choose(self, mind: Mind, turn: int, draw: Random) -> Act:
-        mood = draw.random()
-        if mood < self.skill:
-            return draw.choice(_fitting(mind))
-        return "suggest" if mood < self.skill + self.haste else draw.choice(ACTS)
+        if mind.explored == 1 and draw.random() < self.haste:
+            return "suggest"
+        return draw.choice(_fitting(mind) if draw.random() < self.skill else ACTS)
 
 
 class OptimalSupporter(ScriptedSupporter):
