@@ -151,6 +151,8 @@ def _overrides(
             raise UserError(f"rlff pipeline: --{argument.name}: {value} is missing")
         for stage, key in argument.sets:
             overrides[stage].append(f"--{key}={value}")
+        for stage, key, fixed in argument.also if given is not None else ():
+            overrides[stage].append(f"--{key}={fixed}")
     return overrides
 
 

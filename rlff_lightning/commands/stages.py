@@ -43,6 +43,8 @@ class Argument:
     """It has no default."""
     is_path: bool
     """It names a file or folder that must exist."""
+    also: tuple[tuple[str, str, str], ...] = ()
+    """Stage, dotted key and the value that the key takes where this argument is given."""
 
 
 def find_pipeline(name: str) -> Path:
@@ -88,7 +90,8 @@ def read_arguments(folder: Path, stages: list[Stage]) -> list[Argument]:
     """Read the arguments that `pipeline.yaml` declares; without the file there are none.
 
     Raises:
-        UserError: If the file is not of the form `arguments: {NAME: {help, sets, default}}`.
+        UserError: If the file is not of the form `arguments: {NAME: {help, sets, default}}`;
+            `is_path` and `also: {STAGE.KEY: VALUE}` may stand beside these.
     """
     file = folder / "pipeline.yaml"
     if not file.is_file():
@@ -104,26 +107,33 @@ def read_arguments(folder: Path, stages: list[Stage]) -> list[Argument]:
 
 
 def _argument(file: Path, name: str, fields: Any, stages: list[Stage]) -> Argument:
-    _check_keys(file, f"arguments.{name}", fields, {"help", "sets", "default", "is_path"})
-    names = [stage.name for stage in stages]
-    targets = []
-    for target in fields.get("sets", []):
-        stage, _, key = str(target).partition(".")
-        if stage not in names or not key:
-            raise UserError(
-                f"{file}: arguments.{name}.sets must name STAGE.KEY with a stage of "
-                f"{', '.join(names)}, got {target!r}"
-            )
-        targets.append((stage, key))
+    _check_keys(file, f"arguments.{name}", fields, {"help", "sets", "also", "default", "is_path"})
+    also = fields.get("also") or {}
+    _check_keys(file, f"arguments.{name}.also", also, None)
     default = fields.get("default")
     return Argument(
         name=name,
         help=str(fields.get("help", "")),
-        sets=tuple(targets),
+        sets=tuple(_target(file, name, "sets", str(key), stages) for key in fields.get("sets", [])),
         default=None if default is None else str(default),
         is_required="default" not in fields,
         is_path=bool(fields.get("is_path", False)),
+        also=tuple(
+            (*_target(file, name, "also", str(key), stages), str(value))
+            for key, value in also.items()
+        ),
     )
+
+
+def _target(file: Path, name: str, field: str, target: str, stages: list[Stage]) -> tuple[str, str]:
+    names = [stage.name for stage in stages]
+    stage, _, key = target.partition(".")
+    if stage not in names or not key:
+        raise UserError(
+            f"{file}: arguments.{name}.{field} must name STAGE.KEY with a stage of "
+            f"{', '.join(names)}, got {target!r}"
+        )
+    return stage, key
 
 
 def _check_keys(file: Path, where: str, fields: Any, accepted: set[str] | None) -> None:

@@ -10,14 +10,21 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rlff_lightning.data.labelled import TEST, TRAIN, LabelledReplies
-from rlff_lightning.dialogue.reward_format import RewardFormat, RewardInput, write_reward_input
+from rlff_lightning.dialogue.reward_format import (
+    RewardFormat,
+    RewardInput,
+    read_reward_input,
+    write_reward_input,
+)
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.schedules import warmup_cosine
+from rlff_lightning.metrics.by_dialogue import RankCorrelation
 from rlff_lightning.metrics.reward import RewardQuality
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.models.head_settings import HeadSettings
 from rlff_lightning.models.reward_head import RewardModel
-from rlff_lightning.modules.baselines import mean_baseline, tfidf_ridge
+from rlff_lightning.modules.baselines import tfidf_ridge, training_mean, turn_number
+from rlff_lightning.modules.reward_report import print_quality, quality_of, write_quality
 from rlff_lightning.rollout.experience import pad
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import LabelledReply
@@ -40,6 +47,8 @@ class RewardBatch(NamedTuple):
     """Of the labels, ``(B,)``."""
     context_ids: Tensor
     """The same number for replies to one context, ``(B,)``, int64."""
+    dialogue_ids: Tensor
+    """The same number for replies in one dialogue, ``(B,)``, int64."""
     is_counted: Tensor
     """``False`` for the copies that fill up a context with fewer replies, ``(B,)``."""
 
@@ -54,8 +63,8 @@ class RewardModule(LightningModule):
         warmup_fraction: Share of the steps in which the rate rises; it then falls along a cosine.
         weight_decay: Of AdamW.
         freeze_backbone: Train the head alone.
-        trained: Folder of a trained reward model for ``test``; by default what ``ckpt_path`` or
-            ``fit`` gives.
+        trained: Folder of a trained reward model for ``test``, which brings its own head and
+            limits; by default what ``ckpt_path`` or ``fit`` gives.
     """
 
     def __init__(
@@ -85,9 +94,12 @@ class RewardModule(LightningModule):
         self.trained = trained
         self.model: RewardModel | None = None
         self.quality = nn.ModuleDict({stage: RewardQuality() for stage in ("val", "test")})
+        self.correlation = RankCorrelation()
 
     @override
     def setup(self, stage: str) -> None:
+        if self.trained:
+            self.reads = read_reward_input(Path(self.trained))
         self.tokenizer = self.backbone.tokenizer()
         self.format = RewardFormat(self.tokenizer, self.reads)
 
@@ -132,13 +144,14 @@ class RewardModule(LightningModule):
             labels=torch.tensor([record.value for record in records]),
             standard_errors=torch.tensor([record.standard_error for record in records]),
             context_ids=torch.tensor([derive_seed(record.context.id) for record in records]),
+            dialogue_ids=torch.tensor([derive_seed(record.context.source) for record in records]),
             is_counted=torch.tensor(counted),
         )
 
     def _predict(self, batch: RewardBatch) -> Tensor:
         """Head outputs of the counted replies, ``(M, num_outputs)``."""
         inputs = (batch.context_tokens, batch.context_mask, batch.reply_tokens, batch.reply_mask)
-        if self.head_settings.pooling == "last":
+        if self._scorer.settings.pooling == "last":
             return self._scorer.forward_groups(*inputs)[batch.is_counted]
         ids = torch.cat([batch.context_tokens, batch.reply_tokens], 1)
         mask = torch.cat([batch.context_mask, batch.reply_mask], 1)
@@ -168,7 +181,7 @@ class RewardModule(LightningModule):
         self.log("train/mse", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
 
-    def _measure(self, batch: RewardBatch, stage: str) -> None:
+    def _measure(self, batch: RewardBatch, stage: str) -> Tensor:
         scores = self._scorer.values(self._predict(batch))
         counted = batch.is_counted
         quality = self.quality[stage]
@@ -179,13 +192,15 @@ class RewardModule(LightningModule):
             batch.standard_errors[counted],
             batch.context_ids[counted],
         )
+        return scores
 
-    def _report(self, stage: str) -> None:
+    def _report(self, stage: str) -> dict[str, float]:
         quality = self.quality[stage]
         assert isinstance(quality, RewardQuality)
         figures = quality.compute()
         quality.reset()
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+        return figures
 
     @override
     def validation_step(self, batch: RewardBatch, batch_idx: int) -> None:
@@ -197,17 +212,22 @@ class RewardModule(LightningModule):
 
     @override
     def test_step(self, batch: RewardBatch, batch_idx: int) -> None:
-        self._measure(batch, "test")
+        scores, counted = self._measure(batch, "test"), batch.is_counted
+        self.correlation.update(scores, batch.labels[counted], batch.dialogue_ids[counted])
 
     @override
     def on_test_epoch_end(self) -> None:
-        self._report("test")
         train, held_out = self._data.part(TRAIN), self._data.part(TEST)
-        for name, figures in (
-            ("training_mean", mean_baseline(train, held_out)),
-            ("tfidf_ridge", tfidf_ridge(train, held_out)),
-        ):
-            self.log_dict({f"test/{name}/{key}": value for key, value in figures.items()})
+        correlation = self.correlation.compute()
+        self.correlation.reset()
+        quality = {"reward_model": self._report("test") | correlation.named("spearman")}
+        for baseline in (tfidf_ridge, turn_number, training_mean):
+            name = baseline.__name__
+            quality[name] = quality_of(held_out, baseline(train, held_out))
+            self.log_dict({f"test/{name}/{key}": value for key, value in quality[name].items()})
+        if self.trainer.is_global_zero:
+            write_quality(quality, train, held_out, Path(self.trainer.default_root_dir))
+            print_quality(quality, train, held_out)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from rlff_lightning.agents.base import Critic, Seeker
 from rlff_lightning.agents.self_play import say
 from rlff_lightning.dialogue.read import read_dialogues
+from rlff_lightning.dialogue.split import split_dialogues
 from rlff_lightning.dialogue.turns import reply_contexts
 from rlff_lightning.errors import UserError
 from rlff_lightning.seeds import derive_seed
@@ -51,19 +52,32 @@ class DialogueContexts(ContextStream):
     Args:
         paths: Files of any known dialogue shape.
         max_messages: Latest turns kept; ``None`` keeps all.
+        val_fraction: Share of the dialogues left out: those that ``FileReplies`` holds out with
+            the same share and ``split_seed``.
+        split_seed: Another one leaves out other dialogues.
     """
 
-    def __init__(self, paths: list[str], max_messages: int | None = None) -> None:
+    def __init__(
+        self,
+        paths: list[str],
+        max_messages: int | None = None,
+        val_fraction: float = 0.0,
+        split_seed: int = 0,
+    ) -> None:
         self.paths = [Path(path) for path in paths]
         self.max_messages = max_messages
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
         self._contexts: list[Conversation] = []
         self._seed = self._taken = 0
 
     def start(self, seed: int) -> None:
         self._seed, self._taken = seed, 0
+        shares = [1 - self.val_fraction, self.val_fraction]
+        dialogues = split_dialogues(read_dialogues(self.paths), shares, self.split_seed)[0]
         self._contexts = [
             context
-            for dialogue in read_dialogues(self.paths)
+            for dialogue in dialogues
             for context, _ in reply_contexts(dialogue, max_messages=self.max_messages)
         ]
         if not self._contexts:
