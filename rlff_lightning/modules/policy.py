@@ -24,7 +24,7 @@ from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience
 from rlff_lightning.rollout.loader import ExperienceLoader, Group, Learner, RolloutSettings
 from rlff_lightning.rollout.scorers import Scorer
-from rlff_lightning.seeds import derive_seed
+from rlff_lightning.seeds import derive_seed, run_seed
 
 
 class PolicyModule(LightningModule, Learner):
@@ -44,7 +44,7 @@ class PolicyModule(LightningModule, Learner):
         sharing: Whether a group's prompt is computed once or per completion.
         max_mismatch: Largest mean difference between the engine's and the trainer's
             log-probabilities of probe tokens after a sync, nats; beyond it the run stops.
-        seed: Root of every draw of the loop.
+        seed: Root of every draw of the loop; ``None`` takes the run's ``seed_everything``.
 
     Source: Shao et al. 2024, arXiv:2402.03300 (GRPO); RLFF-ESC, arXiv:2508.12935.
     """
@@ -63,7 +63,7 @@ class PolicyModule(LightningModule, Learner):
         weight_decay: float = 0.0,
         sharing: Sharing = "auto",
         max_mismatch: float = 1e-4,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if not scorers:
@@ -80,19 +80,21 @@ class PolicyModule(LightningModule, Learner):
         self.weight_decay = weight_decay
         self.sharing: Sharing = sharing
         self.max_mismatch = max_mismatch
-        self.seed = seed
+        self.seed = run_seed(seed)
         self.model: LanguageModel | None = None
         self.experience: ExperienceLoader | None = None
         # A list hides the reference from the module registry: Lightning must not move, save or
         # shard it.
         self._reference: list[nn.Module] = []
         self._window: list[dict[str, Tensor]] = []
+        self._resumed: list[dict[str, Any]] = []
 
     @override
     def setup(self, stage: str) -> None:
         self.tokenizer = self.backbone.tokenizer()
         for scorer in self.scorers:
-            scorer.start(self.device)
+            # The module itself is moved later.
+            scorer.start(self.trainer.strategy.root_device)
 
     @override
     def configure_model(self) -> None:
@@ -114,7 +116,22 @@ class PolicyModule(LightningModule, Learner):
             num_parts=self.trainer.accumulate_grad_batches,
             seed=derive_seed(self.seed, "rank", self.global_rank),
         )
+        for state in self._resumed:
+            self.experience.load_state_dict(state)
+        self._resumed = []
         return self.experience
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning gives a loader its state back only in the middle of an epoch: after a
+        # checkpoint from an epoch's end, the first iterations would come again.
+        fit_loop = checkpoint.get("loops", {}).get("fit_loop", {"state_dict": {}})
+        self._resumed = fit_loop["state_dict"].get("combined_loader", [])
+
+    @override
+    def on_fit_start(self) -> None:
+        for reference in self._reference:
+            reference.to(self.device)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -17,6 +17,7 @@ from rlff_lightning.functional.advantages import Scale, group_advantages
 from rlff_lightning.rollout.batching import balanced_parts
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience, collate
+from rlff_lightning.rollout.ranks import of_all_ranks, of_this_rank
 from rlff_lightning.rollout.scorers import Sampled, Scorer
 from rlff_lightning.seeds import derive_seed
 
@@ -142,7 +143,6 @@ class ExperienceLoader:
         self.groups: list[Group] = []
         self._buffer: list[Experience] = []
         self._given = 0
-        self._is_mid_epoch = False
         contexts.start(seed)
 
     @property
@@ -246,20 +246,23 @@ class ExperienceLoader:
         return batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the loop's whole state as tensors and plain values."""
-        return {
+        """Give the whole state of every rank's loop as tensors and plain values."""
+        buffer = [
+            {name: value.cpu() for name, value in batch._asdict().items() if value is not None}
+            for batch in self._buffer
+        ]
+        state = {
             "iteration": self.iteration,
             "given": self._given,
             "contexts": self.contexts.state_dict(),
-            "buffer": [
-                {name: value for name, value in batch._asdict().items() if value is not None}
-                for batch in self._buffer
-            ],
+            "buffer": buffer,
             "seed": self.seed,
         }
+        return {"ranks": of_all_ranks(state)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue a loop in the middle of an iteration."""
+    def load_state_dict(self, states: dict[str, Any]) -> None:
+        """Continue this rank's loop, be it in the middle of an iteration."""
+        state = of_this_rank(states["ranks"])
         optional: dict[str, Any] = {"old_logps": None, "ref_logps": None}
         self.iteration, self._given = state["iteration"], state["given"]
         self._buffer = [Experience(**{**optional, **fields}) for fields in state["buffer"]]

@@ -14,8 +14,12 @@ SIZES = {"iterations_per_epoch": 2}
 EPOCHS = 3
 
 
-def checkpoints(folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+def checkpoints(folder: Path) -> list[ModelCheckpoint]:
+    keep_all: dict[str, Any] = {"dirpath": folder, "save_top_k": -1}
+    return [
+        ModelCheckpoint(**keep_all, filename="{step}", every_n_train_steps=1),
+        ModelCheckpoint(**keep_all, filename="{epoch}", every_n_epochs=1),
+    ]
 
 
 def trained(folder: Path) -> dict[str, torch.Tensor]:
@@ -40,16 +44,17 @@ def undisturbed(
     quiet_trainer: Callable[..., Any],
 ) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    writer = checkpoints(folder / "checkpoints")
-    trainer = quiet_trainer(folder, **limits, enable_checkpointing=True, callbacks=[writer])
+    writers = checkpoints(folder / "checkpoints")
+    trainer = quiet_trainer(folder, **limits, enable_checkpointing=True, callbacks=writers)
     trainer.fit(tiny_policy(rollout=SIZES))
     assert trainer.global_step == 12
     return folder
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 8, 11])
-def test_a_run_resumed_after_any_step_ends_with_the_same_bits(
-    step: int,
+# An epoch is four steps: 1, 3 and 5 are in the middle of an iteration, 4 and 8 end an epoch.
+@pytest.mark.parametrize("name", ["step=1", "step=2", "step=4", "step=5", "epoch=0", "epoch=1"])
+def test_a_run_resumed_from_any_checkpoint_ends_with_the_same_bits(
+    name: str,
     limits: dict[str, int],
     undisturbed: Path,
     tiny_policy: Callable[..., PolicyModule],
@@ -57,9 +62,8 @@ def test_a_run_resumed_after_any_step_ends_with_the_same_bits(
     tmp_path: Path,
 ) -> None:
     trainer = quiet_trainer(tmp_path, **limits)
-    trainer.fit(
-        tiny_policy(rollout=SIZES), ckpt_path=undisturbed / "checkpoints" / f"step={step}.ckpt"
-    )
+    checkpoint = undisturbed / "checkpoints" / f"{name}.ckpt"
+    trainer.fit(tiny_policy(rollout=SIZES), ckpt_path=checkpoint, weights_only=True)
     assert trainer.global_step == 12
     expected, found = trained(undisturbed), trained(tmp_path)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
