@@ -14,6 +14,7 @@ from rlff_lightning.data.records import record_loader
 from rlff_lightning.dialogue.read import read_dialogues
 from rlff_lightning.dialogue.split import split_dialogues
 from rlff_lightning.dialogue.turns import reply_contexts
+from rlff_lightning.seeds import run_seed
 from rlff_lightning.types import Conversation, Dialogue, Message
 
 Example = tuple[Conversation, Message]
@@ -90,7 +91,7 @@ class ScriptedReplies(Replies):
 
     Args:
         num_dialogues: How many are written.
-        corpus_seed: The same seed writes the same dialogues.
+        corpus_seed: The same seed writes the same dialogues; ``None`` takes the run's.
         supporter: Author of the replies.
         temperament: The seekers'.
         batch_size: Examples per batch and process.
@@ -100,15 +101,15 @@ class ScriptedReplies(Replies):
     def __init__(
         self,
         num_dialogues: int = 3000,
-        corpus_seed: int = 0,
+        corpus_seed: int | None = None,
         supporter: MixedSupporter | None = None,
         temperament: Temperament | None = None,
         batch_size: int = 32,
         val_fraction: float = 0.03,
     ) -> None:
-        super().__init__(batch_size, val_fraction, corpus_seed)
+        self.corpus_seed = run_seed(corpus_seed)
+        super().__init__(batch_size, val_fraction, self.corpus_seed)
         self.num_dialogues = num_dialogues
-        self.corpus_seed = corpus_seed
         self.supporter = supporter
         self.temperament = temperament
 

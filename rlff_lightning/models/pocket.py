@@ -23,8 +23,8 @@ class PocketSettings:
     """Attention heads."""
     max_positions: int = 1024
     """Longest prompt and completion together, tokens."""
-    seed: int = 0
-    """Of the initial weights."""
+    seed: int | None = None
+    """Of the initial weights; ``None`` takes the run's ``seed_everything``."""
 
 
 def build_pocket_model(

@@ -15,7 +15,7 @@ from rlff_lightning.agents.self_play import play
 from rlff_lightning.data.records import record_loader
 from rlff_lightning.errors import UserError
 from rlff_lightning.metrics.goal_completion import GoalCompletion
-from rlff_lightning.seeds import derive_seed
+from rlff_lightning.seeds import derive_seed, run_seed
 from rlff_lightning.simulation.transcripts import write_episodes, write_markdown
 from rlff_lightning.types import Episode
 
@@ -31,7 +31,7 @@ class GoalModule(LightningModule):
         max_turns: Supporter turns after which an episode fails.
         batch_size: Episodes played at once, per process.
         num_shown: Dialogues of each policy written as Markdown.
-        seed: Root of every draw.
+        seed: Root of every draw; ``None`` takes the run's ``seed_everything``.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class GoalModule(LightningModule):
         max_turns: int = 8,
         batch_size: int = 200,
         num_shown: int = 5,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if not policies:
@@ -57,7 +57,7 @@ class GoalModule(LightningModule):
         self.max_turns = max_turns
         self.batch_size = batch_size
         self.num_shown = num_shown
-        self.seed = seed
+        self.seed = run_seed(seed)
         self.completion = nn.ModuleDict({name: GoalCompletion(max_turns) for name in policies})
         self._episodes: dict[str, list[Episode]] = {name: [] for name in policies}
 

@@ -9,7 +9,7 @@ from typing_extensions import override
 from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
 from rlff_lightning.data.records import record_loader
 from rlff_lightning.errors import UserError
-from rlff_lightning.seeds import derive_seed
+from rlff_lightning.seeds import derive_seed, run_seed
 from rlff_lightning.simulation.candidates import CandidateSettings, sample_candidates
 from rlff_lightning.simulation.contexts import ContextSource, SelfPlayContexts
 from rlff_lightning.simulation.futures import FutureSettings, FutureSimulator
@@ -28,7 +28,8 @@ class SimulationModule(LightningModule):
         futures: The reward.
         num_contexts: Contexts to label.
         batch_size: Contexts that are played at once, per process.
-        seed: Root of every draw; the same seed gives the same table.
+        seed: Root of every draw; the same seed gives the same table. ``None`` takes the run's
+            ``seed_everything``.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class SimulationModule(LightningModule):
         futures: FutureSettings | None = None,
         num_contexts: int = 1000,
         batch_size: int = 64,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("num_contexts", num_contexts), ("batch_size", batch_size)):
@@ -53,7 +54,7 @@ class SimulationModule(LightningModule):
         self.simulator = FutureSimulator(self.cast, futures or FutureSettings())
         self.num_contexts = num_contexts
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = run_seed(seed)
 
     @override
     def predict_dataloader(self) -> DataLoader[int]:

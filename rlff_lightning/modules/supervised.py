@@ -17,6 +17,7 @@ from rlff_lightning.models.pocket import PocketSettings, build_pocket_model
 from rlff_lightning.models.pocket_tokenizer import train_tokenizer
 from rlff_lightning.models.saving import save_model
 from rlff_lightning.models.sequence_logps import sequence_logps
+from rlff_lightning.seeds import run_seed
 from rlff_lightning.types import Conversation, Message
 
 
@@ -103,7 +104,7 @@ class SupervisedModule(LightningModule):
             num_layers=self.pocket.num_layers,
             num_heads=self.pocket.num_heads,
             max_positions=self.pocket.max_positions,
-            seed=self.pocket.seed,
+            seed=run_seed(self.pocket.seed),
         ).train()
 
     @override
