@@ -6,6 +6,8 @@ BIN := .venv/bin
 LOCK := requirements/$(BACKEND).lock
 STAMP := .venv/.$(BACKEND)-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 export HF_HUB_OFFLINE ?= 1
+# One thread per process: two spinning OpenMP threads on a busy machine are ten times slower.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: help setup demo test lint lock clean
 
