@@ -1,0 +1,210 @@
+import io
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
+from rlff_lightning.dialogue.chat import ChatFormat
+from rlff_lightning.engines.transformers import TransformersEngine
+from rlff_lightning.errors import UserError
+from rlff_lightning.models.backbone import Backbone
+from rlff_lightning.rollout.contexts import LiveConversations
+from rlff_lightning.rollout.experience import Experience
+from rlff_lightning.rollout.loader import ExperienceLoader, Group, Learner, RolloutSettings
+from rlff_lightning.rollout.scorers import RepetitionScorer, Sampled, Scorer
+
+PROMPTS, SIZE = 4, 3
+
+
+class Listener(Learner):
+    """Learns nothing, and remembers what the loop asked of it."""
+
+    def __init__(self) -> None:
+        self.synced: list[int] = []
+
+    def sync(self, iteration: int, probes: Sequence[list[int]]) -> dict[str, float]:
+        self.synced.append(iteration)
+        return {}
+
+    def window_size(self, groups: Sequence[Group]) -> Tensor:
+        return torch.tensor(float(sum(len(group.completions) for group in groups)))
+
+    def finish(self, batch: Experience) -> Experience:
+        return batch
+
+
+class LengthScorer(Scorer):
+    name = "length"
+
+    def score(self, samples: Sequence[Sampled]) -> Tensor:
+        return torch.tensor([float(len(sample.text)) for sample in samples])
+
+
+@pytest.fixture(scope="module")
+def engine(pocket_folder: Path) -> Iterator[TransformersEngine]:
+    engine = TransformersEngine(str(pocket_folder), max_model_len=512)
+    yield engine
+    engine.close()
+
+
+def loader_of(
+    engine: TransformersEngine, *, num_parts: int = 1, seed: int = 0, **settings: int
+) -> ExperienceLoader:
+    sizes = {"prompts": PROMPTS, "group_size": SIZE, "max_tokens": 8, **settings}
+    return ExperienceLoader(
+        Listener(),
+        engine,
+        ChatFormat(Backbone(engine.model_name_or_path).tokenizer()),
+        LiveConversations(ScriptedSeeker(), ScriptedCritic(), max_turns=2),
+        [LengthScorer(0.1), RepetitionScorer(2)],
+        RolloutSettings(**sizes),
+        num_parts=num_parts,
+        seed=seed,
+    )
+
+
+def rows(batches: Sequence[Experience]) -> list[tuple[tuple[int, ...], tuple[int, ...], float]]:
+    """Every completion of some batches with its prompt and its advantage, padding left out."""
+    found = []
+    for batch in batches:
+        size = len(batch.completion_ids) // len(batch.prompt_ids)
+        for row, (ids, mask) in enumerate(
+            zip(batch.completion_ids, batch.completion_mask, strict=True)
+        ):
+            prompt = batch.prompt_ids[row // size][batch.prompt_mask[row // size]]
+            advantage = batch.advantages[row].item()
+            found.append((tuple(prompt.tolist()), tuple(ids[mask].tolist()), advantage))
+    return found
+
+
+def same(one: Experience, other: Experience) -> bool:
+    return all(
+        a is b is None or torch.equal(a, b)  # type: ignore[arg-type]
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("updates", "num_parts"), [(1, 1), (2, 1), (1, 4), (2, 2)])
+def test_the_batches_of_an_iteration_are_its_samples_once_each_in_whole_groups(
+    updates: int, num_parts: int, engine: TransformersEngine
+) -> None:
+    loader = loader_of(engine, updates=updates, num_parts=num_parts)
+    batches = list(loader)
+    assert len(batches) == len(loader) == updates * num_parts
+    sampled = [
+        (tuple(group.prompt), completion.token_ids, pytest.approx(advantage))
+        for group in loader.groups
+        for completion, advantage in zip(group.completions, group.advantages, strict=True)
+    ]
+    assert len(sampled) == PROMPTS * SIZE
+    found = rows(batches)
+    assert sorted(found) == sorted(sampled)
+    # Advantages of a group sum to 0: they do only if siblings are together and adjacent.
+    for start in range(0, len(found), SIZE):
+        assert len({prompt for prompt, _, _ in found[start : start + SIZE]}) == 1
+        assert sum(a for _, _, a in found[start : start + SIZE]) == pytest.approx(0, abs=1e-5)
+    # Each update is divided by its own completions: all rows over the number of updates.
+    assert {batch.window.item() for batch in batches} == {PROMPTS * SIZE / updates}
+
+
+def test_the_sampled_logps_stand_beside_the_sampled_tokens(engine: TransformersEngine) -> None:
+    loader = loader_of(engine)
+    [batch] = loader
+    expected = {
+        completion.token_ids: completion.logps
+        for group in loader.groups
+        for completion in group.completions
+    }
+    for ids, mask, logps in zip(
+        batch.completion_ids, batch.completion_mask, batch.sampling_logps, strict=True
+    ):
+        known = expected[tuple(ids[mask].tolist())]
+        assert logps[mask].tolist() == pytest.approx(known, abs=1e-4)
+
+
+def test_rewards_are_weighted_sums_and_advantages_measure_them_within_the_group(
+    engine: TransformersEngine,
+) -> None:
+    loader = loader_of(engine)
+    list(loader)
+    group = loader.groups[0]
+    lengths = [0.1 * len(sample.text) for sample in group.samples]
+    assert group.rewards["length"] == pytest.approx(lengths)
+    totals = [sum(values) for values in zip(*group.rewards.values(), strict=True)]
+    mean = sum(totals) / SIZE
+    std = (sum((total - mean) ** 2 for total in totals) / (SIZE - 1)) ** 0.5
+    expected = [(total - mean) / (std + 1e-4) for total in totals]
+    assert group.advantages == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_epoch_is_its_iterations_and_the_next_epoch_goes_on(engine: TransformersEngine) -> None:
+    loader = loader_of(engine, updates=2, iterations_per_epoch=2)
+    assert len(list(loader)) == len(loader) == 4
+    assert len(list(loader)) == 4
+    assert loader.learner.synced == [0, 1, 2, 3]  # type: ignore[attr-defined]
+
+
+def test_weights_are_synced_only_when_all_batches_of_an_iteration_are_used(
+    engine: TransformersEngine,
+) -> None:
+    loader = loader_of(engine, updates=2, iterations_per_epoch=2)
+    synced = []
+    for _ in loader:
+        synced.append(list(loader.learner.synced))  # type: ignore[attr-defined]
+    assert synced == [[0], [0], [0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("used", [1, 2, 3, 4, 5])
+def test_a_loader_restored_from_a_file_without_pickle_goes_on_with_the_same_batches(
+    used: int, engine: TransformersEngine
+) -> None:
+    sizes = {"updates": 2, "iterations_per_epoch": 2}
+    loader = loader_of(engine, **sizes)
+    # Two epochs of four batches: 1, 3 and 5 stop in the middle of an iteration.
+    batches = [*loader, *loader]
+    interrupted = loader_of(engine, **sizes)
+    stream = iter([*islice(interrupted, min(used, 4))])
+    assert all(same(a, b) for a, b in zip(stream, batches, strict=False))
+    if used > 4:
+        next(iter(interrupted))
+    file = io.BytesIO()
+    torch.save(interrupted.state_dict(), file)
+    file.seek(0)
+
+    resumed = loader_of(engine, **sizes)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    rest = [*resumed] if used > 4 or used == 4 else [*resumed, *resumed]
+    assert len(rest) == len(batches) - used
+    assert all(same(a, b) for a, b in zip(rest, batches[used:], strict=True))
+
+
+def test_another_seed_samples_otherwise(engine: TransformersEngine) -> None:
+    first, other = (rows(list(loader_of(engine, seed=seed))) for seed in (0, 1))
+    assert first != other
+
+
+def test_a_checkpoint_of_two_processes_is_refused_by_one(engine: TransformersEngine) -> None:
+    loader = loader_of(engine)
+    state = loader.state_dict()
+    with pytest.raises(UserError, match="experience of 2 processes, but 1 are running"):
+        loader.load_state_dict({"ranks": state["ranks"] * 2})
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_parts", "line"),
+    [
+        ({"updates": 3}, 1, "multiple of updates=3"),
+        ({"updates": 2}, 4, "accumulate_grad_batches=4, got 4"),
+        ({"group_size": 1}, 1, "group_size must be at least 2"),
+        ({"prompts": 0}, 1, "prompts must be at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(
+    settings: dict[str, int], num_parts: int, line: str, engine: TransformersEngine
+) -> None:
+    with pytest.raises(UserError, match=line):
+        loader_of(engine, num_parts=num_parts, **settings)
