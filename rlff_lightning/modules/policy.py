@@ -214,7 +214,7 @@ class PolicyModule(LightningModule, Learner):
 
     @override
     def sync(self, iteration: int, probes: Sequence[list[int]]) -> dict[str, float]:
-        folder = Path(self.trainer.default_root_dir) / "engine_adapter"
+        folder = Path(self.trainer.default_root_dir) / "engine_adapter" / f"rank-{self.global_rank}"
         sync_weights(self._policy, self.engine, version=iteration, folder=folder)
         cuts = [max(1, len(probe) - 16) for probe in probes]
         mismatch = verify_sync(
