@@ -46,6 +46,12 @@ class ChatSettings:
     max_messages: int | None = None
     """Show only this many latest messages; ``None`` shows all."""
 
+    def __post_init__(self) -> None:
+        for name in ("max_prompt_tokens", "max_messages"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"ChatSettings.{name} must be at least 1, got {value!r}")
+
 
 class Prompt(NamedTuple):
     """A rendered conversation. P tokens."""
@@ -98,7 +104,8 @@ class ChatFormat:
         """Render a conversation and tell the seeker's words from all else.
 
         Raises:
-            UserError: If the prompt exceeds ``max_prompt_tokens``.
+            UserError: If the prompt exceeds ``max_prompt_tokens``, or the tokenizer's template
+                leaves a message or the system prompt out.
         """
         messages = conversation.messages
         if self.settings.max_messages is not None:
@@ -143,6 +150,12 @@ class ChatFormat:
         rendered = self.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True
         )
+        shown = [int(match.group(1)) for match in _SLOT_PATTERN.finditer(rendered)]
+        if sorted(shown) != list(range(len(texts))):
+            raise UserError(
+                f"the tokenizer's chat template shows {len(set(shown))} of {len(texts)} texts; "
+                "it must show every message, and the system prompt if there is one, once"
+            )
         prompt = Prompt([], [])
         start = 0
         for match in _SLOT_PATTERN.finditer(rendered):

@@ -24,8 +24,10 @@ class RewardInput:
     """Over the limit: stop, or drop the oldest messages until it fits, and count that."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise UserError(f"RewardInput.max_tokens must be at least 1, got {self.max_tokens!r}")
+        for name in ("max_tokens", "max_messages"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"RewardInput.{name} must be at least 1, got {value!r}")
 
 
 class RewardFormat:
