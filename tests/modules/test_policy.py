@@ -1,0 +1,99 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from rlff_lightning.functional.objectives import GRPO
+from rlff_lightning.modules.policy import PolicyModule
+from rlff_lightning.rollout.experience import Experience
+
+
+class Watcher(Callback):
+    """Keeps what Lightning hands over: gradients before each step, and old ratios' inputs."""
+
+    def __init__(self) -> None:
+        self.gradients: list[dict[str, Tensor]] = []
+        self.drift: list[float] = []
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Experience, batch_idx: int
+    ) -> None:
+        if batch.old_logps is not None:
+            with torch.no_grad():
+                now = pl_module._logps(pl_module.model, batch).logps
+            self.drift.append((now - batch.old_logps).abs().max().item())
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        named = pl_module.model.named_parameters()
+        self.gradients.append({name: p.grad.clone() for name, p in named})
+
+
+def fit(
+    module: PolicyModule, folder: Path, make: Callable[..., Any], **settings: Any
+) -> tuple[Watcher, dict[str, float]]:
+    watcher = Watcher()
+    trainer = make(folder, callbacks=[watcher], **settings)
+    trainer.fit(module)
+    logged = {name: value.item() for name, value in trainer.logged_metrics.items()}
+    return watcher, logged
+
+
+def test_loss_and_gradients_do_not_depend_on_micro_batches(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    found = {}
+    for parts in (1, 2, 4):
+        module = tiny_policy(rollout={"updates": 1})
+        watcher, logged = fit(
+            module, tmp_path, quiet_trainer, max_steps=1, accumulate_grad_batches=parts
+        )
+        found[parts] = (watcher.gradients[0], logged)
+    whole, whole_logged = found[1]
+    assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
+    for parts in (2, 4):
+        gradients, logged = found[parts]
+        for name, gradient in whole.items():
+            torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=2e-6)
+        for key in ("train/policy_loss", "train/kl", "train/entropy", "train/engine_mismatch"):
+            assert logged[key] == pytest.approx(whole_logged[key], rel=1e-3, abs=1e-6)
+
+
+def test_the_first_update_on_a_rollout_starts_at_ratio_one_and_the_second_does_not(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    watcher, _ = fit(tiny_policy(), tmp_path, quiet_trainer, max_steps=4)
+    first, second = watcher.drift[::2], watcher.drift[1::2]
+    assert first == [0.0, 0.0]
+    assert min(second) > 1e-4
+
+
+def test_one_update_needs_no_old_logps_and_moves_against_the_advantage(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tiny_policy(rollout={"updates": 1}, objective=GRPO(mismatch_cap=None))
+    watcher, logged = fit(module, tmp_path, quiet_trainer, max_steps=1)
+    assert watcher.drift == []
+    # At ratio 1 a sequence's loss is -A, and the advantages of a group sum to 0.
+    assert logged["train/policy_loss"] == pytest.approx(0, abs=1e-5)
+    assert logged["rollout/sync_mismatch"] < 1e-4
+    assert logged["train/engine_mismatch"] < 1e-4
+
+
+def test_the_reference_stays_at_the_start_outside_registry_and_checkpoint(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tiny_policy(rollout={"updates": 1})
+    trainer = quiet_trainer(tmp_path, max_steps=2)
+    trainer.fit(module)
+    assert all(name.startswith("model.") for name in module.state_dict())
+    [reference] = module._reference
+    pairs = zip(module.model.parameters(), reference.parameters(), strict=True)  # type: ignore[union-attr]
+    assert all(not torch.equal(own, frozen) for own, frozen in pairs)
+    # The KL of the first update is 0: nothing has moved yet.
+    fresh = tiny_policy(rollout={"updates": 1})
+    _, logged = fit(fresh, tmp_path, quiet_trainer, max_steps=1)
+    assert logged["train/kl"] == pytest.approx(0, abs=1e-6)
