@@ -1,4 +1,4 @@
-"""Write simulated futures as they come, one Parquet part per batch."""
+"""Write simulated futures as they come, one Parquet part per batch; an earlier run's go first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +22,14 @@ class FuturesWriter(BasePredictionWriter):
     def __init__(self, folder: str = "futures") -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            # Parts of a run with more batches or processes would be read as this run's.
+            for part in (Path(trainer.default_root_dir) / self.folder).glob("part-*.parquet"):
+                part.unlink()
+        trainer.strategy.barrier("futures_writer")
 
     @override
     def write_on_batch_end(

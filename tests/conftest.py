@@ -32,7 +32,11 @@ def rlff(tmp_path: Path) -> Rlff:
 @pytest.fixture(scope="session")
 def quiet_trainer() -> Callable[..., Any]:
     """Make a Trainer on CPU that writes nothing of its own."""
+    import torch
     from lightning.pytorch import Trainer
+
+    # Models this small only wait for a second thread.
+    torch.set_num_threads(1)
 
     def make(folder: Path, **settings: Any) -> Any:
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

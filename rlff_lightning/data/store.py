@@ -18,6 +18,7 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("problem", pa.string()),
         ("situation", pa.string()),
+        ("persona", pa.string()),
         ("turn", pa.int32()),
         ("context", pa.string()),
         ("hidden", pa.list_(pa.int32())),
@@ -47,7 +48,7 @@ def read_parts(folder: Path) -> list[LabelledReply]:
     """Read all parts of a folder, in the order of their names.
 
     Raises:
-        UserError: If the folder has no parts, or a part lacks a column.
+        UserError: If the folder has no parts, or a part is damaged or lacks a column.
     """
     parts = sorted(folder.glob("*.parquet"))
     if not parts:
@@ -56,7 +57,11 @@ def read_parts(folder: Path) -> list[LabelledReply]:
 
 
 def _read(part: Path) -> Iterable[LabelledReply]:
-    table = pq.read_table(part)
+    try:
+        table = pq.read_table(part)
+    except pa.ArrowInvalid as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{part}: no Parquet file that can be read: {reason}") from error
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise UserError(f"{part} must have the column {missing[0]!r}; it has {table.column_names}")
@@ -70,6 +75,7 @@ def _row(record: LabelledReply) -> dict[str, Any]:
         "source": context.source,
         "problem": context.problem,
         "situation": context.situation,
+        "persona": context.persona,
         "turn": context.num_turns,
         "context": json.dumps([asdict(message) for message in context.messages]),
         "hidden": list(context.hidden),
@@ -91,6 +97,7 @@ def _record(row: dict[str, Any]) -> LabelledReply:
         source=row["source"],
         problem=row["problem"],
         situation=row["situation"],
+        persona=row["persona"],
         messages=_messages(json.loads(row["context"])),
         hidden=tuple(row["hidden"]),
         seed=row["seed"],

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlff_lightning.data.store import read_parts, write_part
+from rlff_lightning.errors import UserError
+from rlff_lightning.types import Conversation, Future, LabelledReply, Message
+
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+values = st.floats(-1, 1)
+messages = st.builds(
+    Message,
+    role=st.sampled_from(["seeker", "supporter"]),
+    text=texts,
+    reasoning=texts,
+    strategy=texts,
+    critic_answers=st.lists(texts, max_size=2).map(tuple),
+)
+spoken = st.lists(messages, min_size=1, max_size=3).map(tuple)
+records = st.builds(
+    LabelledReply,
+    context=st.builds(
+        Conversation,
+        id=texts,
+        messages=spoken,
+        situation=texts,
+        problem=texts,
+        persona=texts,
+        source=texts,
+        hidden=st.lists(st.integers(0, 9), max_size=6).map(tuple),
+        seed=st.integers(0, 2**31 - 1),
+    ),
+    reply=st.builds(
+        Message, role=st.just("supporter"), text=texts, reasoning=texts, strategy=texts
+    ),
+    value=values,
+    standard_error=values,
+    futures=st.lists(
+        st.builds(
+            Future,
+            values=st.lists(values, min_size=1, max_size=3).map(tuple),
+            is_success=st.booleans(),
+            messages=spoken,
+        ),
+        max_size=2,
+    ).map(tuple),
+    origin=st.sampled_from(["policy", "human", "scripted"]),
+)
+
+
+@given(st.lists(records, min_size=1, max_size=4))
+def test_labelled_replies_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[LabelledReply]
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    write_part(rows[:2], folder / "part-000-00000.parquet")
+    write_part(rows[2:], folder / "part-000-00001.parquet")
+    assert read_parts(folder) == rows
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_folder_without_parts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must hold labelled replies"):
+        read_parts(tmp_path / "futures")
+
+
+def test_a_part_without_a_column_is_refused_by_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"context_id": ["a"]}), tmp_path / "part-0.parquet")
+    with pytest.raises(UserError, match=r"part-0\.parquet must have the column 'source'"):
+        read_parts(tmp_path)
+
+
+def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "part-0.parquet").write_text("no table")
+    with pytest.raises(UserError, match=r"part-0\.parquet: no Parquet file"):
+        read_parts(tmp_path)
