@@ -75,11 +75,12 @@ def print_quality(
         title=f"Future-oriented reward of {new['replies']} replies in {new['dialogues']} held-out "
         f"dialogues\n(trained on {old['replies']} replies in {old['dialogues']})"
     )
-    table.add_column("")
-    for column in ("Spearman", "95 % by dialogue", "Pearson", "MSE", "pairs ranked"):
-        table.add_column(column, justify="right")
+    table.add_column("intervals by dialogue", no_wrap=True)
+    # Pairs are of replies to one context: human dialogues have none.
+    for column in ("Spearman", "95 %", "Pearson", "MSE", "pairs"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, figures in quality.items():
-        interval = f"{figures['spearman_low']:.3f} to {figures['spearman_high']:.3f}"
+        interval = f"{figures['spearman_low']:.3f} … {figures['spearman_high']:.3f}"
         is_defined = math.isfinite(figures["spearman"])
         table.add_row(
             name,

@@ -97,9 +97,9 @@ def print_samples(summary: Mapping[str, Any], folder: Path) -> None:
     rows = summary["supporters"]
     term = next(iter(next(iter(rows.values()))["rewards"]))
     table = Table(title=f"One reply to each of {summary['contexts']} held-out contexts")
-    table.add_column("")
-    for column in (f"{term} reward", "95 %", "well-formed", "distinct-2", "words"):
-        table.add_column(column, justify="right")
+    table.add_column("reward:", no_wrap=True)
+    for column in (term, "95 %", "well-formed", "distinct-2", "words"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
         table.add_row(
             Text(name),
@@ -126,7 +126,7 @@ def _interval(figure: Mapping[str, Any]) -> str:
     if figure["ci95"] is None:
         return "-"
     low, high = figure["ci95"]
-    return f"{low:.3f} to {high:.3f}"
+    return f"{low:.3f} … {high:.3f}"
 
 
 def _one_line(text: str) -> str:
