@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from rlff_lightning.commands.shipped import config_folder
+from rlff_lightning.commands.stages import read_arguments, read_stages
 from rlff_lightning.data.replies import FileReplies
+from rlff_lightning.errors import UserError
 from rlff_lightning.rollout.contexts import DialogueContexts
 
 FOLDER = config_folder() / "esconv_pocket"
@@ -89,6 +91,19 @@ def test_the_policy_never_practises_on_a_context_that_the_samples_show(tmp_path:
     assert len(shown) == 2
     assert len(practised) == 8
     assert not shown & practised
+
+
+def test_an_encoder_brings_the_settings_that_go_with_it(tmp_path: Path) -> None:
+    stages = read_stages(FOLDER)
+    encoder = next(a for a in read_arguments(FOLDER, stages) if a.name == "encoder")
+    assert not encoder.is_required
+    assert ("reward_model", "model.init_args.head.pooling", "mean") in encoder.also
+    file = tmp_path / "pipeline.yaml"
+    file.write_text("arguments: {encoder: {also: {reward_modle.model: x}}}")
+    with pytest.raises(
+        UserError, match=r"arguments.encoder.also must name STAGE.KEY .*'reward_modle"
+    ):
+        read_arguments(tmp_path, stages)
 
 
 def test_a_missing_file_is_told_before_anything_runs(

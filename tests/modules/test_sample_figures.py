@@ -18,8 +18,8 @@ def sampled(text: str, reasoning: str, source: str, *, is_finished: bool = True)
 
 
 def test_distinct_counts_different_pairs_within_texts_only() -> None:
-    # Pairs: "a b", "b a", "a b" and "b a": two of four differ; "a a" across texts is none.
-    assert distinct([["a", "b", "a"], ["a", "b", "a"]], 2) == 0.5
+    # Pairs: "a b", "b a", "a b" and "b c": three of four differ; "a a" across texts is none.
+    assert distinct([["a", "b", "a"], ["a", "b", "c"]], 2) == 0.75
     assert distinct([["a"], []], 2) == 0.0
 
 
