@@ -46,6 +46,7 @@ def write(path: Path, troubles: tuple[str, ...], *, is_judged: bool) -> Path:
     return path
 
 
+@pytest.mark.timeout(600)
 def test_the_pipeline_runs_on_dialogues_given_on_the_command_line(
     tmp_path: Path, rlff: Callable[..., Any]
 ) -> None:
