@@ -27,7 +27,11 @@ def test_every_stage_of_a_pipeline_parses(
         for target, key in argument.sets
         if target == name and (argument.is_required or argument.default is not None)
     ]
-    assert resolve([stage.verb, "--config", str(stage.config), *values])["model"]
+    alone = resolve([stage.verb, "--config", str(stage.config), *values])
+    assert alone["model"]
+    # The overlay comes second and changes values only.
+    both = ["--config", str(stage.config), "--config", str(CONFIGS / "overlay" / "smoke.yaml")]
+    assert resolve([stage.verb, *both, *values])["model"] == alone["model"]
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
