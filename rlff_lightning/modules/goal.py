@@ -85,7 +85,7 @@ class GoalModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         figures = {name: self._metric(name).compute() for name in self.policies}
         for name, values in figures.items():
-            self.log_dict({f"test/{name}/{key}": value for key, value in values.items()})
+            self.log_dict({f"test/{name}/{key}": values[key] for key in _LOGGED})
         folder = Path(self.trainer.default_root_dir)
         for name, episodes in self._episodes.items():
             write_episodes(episodes, folder / "episodes" / f"{name}-{self.global_rank}.jsonl")
@@ -109,5 +109,8 @@ class GoalModule(LightningModule):
             "judge": {"name": self.critic.name, "max_turns": self.max_turns},
         }
 
+
+_LOGGED = ("success_rate", "average_turns", "mean_critic_value")
+"""What loggers get of each policy; the summary has everything."""
 
 _NAMED = {"success_rate", "average_turns", "episodes", "success_rate_low", "success_rate_high"}
