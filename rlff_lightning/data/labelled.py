@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, pstdev
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -56,16 +55,6 @@ class LabelledReplies(LightningDataModule):
     def part(self, part: int) -> list[LabelledReply]:
         """Give the replies of ``TRAIN``, ``VAL`` or ``TEST``."""
         return self._parts[part]
-
-    def label_scale(self) -> tuple[float, float]:
-        """Give mean and standard deviation of the training labels."""
-        values = [record.value for record in self._parts[TRAIN]]
-        spread = pstdev(values)
-        if spread == 0:
-            raise UserError(
-                f"all {len(values)} training labels are {values[0]}: there is nothing to learn"
-            )
-        return fmean(values), spread
 
     def _loader(self, part: int, *, shuffle: bool = False) -> DataLoader[list[LabelledReply]]:
         return record_loader(by_context(self._parts[part]), self.batch_size, shuffle=shuffle)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
 Record = TypeVar("Record")
@@ -32,7 +32,17 @@ def _as_list(batch: list[Any]) -> list[Any]:
 
 
 def record_loader(
-    records: Sequence[Record], batch_size: int, *, shuffle: bool = False
+    records: Sequence[Record],
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    sampler: Sampler[int] | None = None,
 ) -> DataLoader[Record]:
     """Batch records into lists; shuffled anew every epoch from torch's global generator."""
-    return DataLoader(Records(records), batch_size=batch_size, shuffle=shuffle, collate_fn=_as_list)
+    return DataLoader(
+        Records(records),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        sampler=sampler,
+        collate_fn=_as_list,
+    )

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
 from rlff_lightning.agents.self_play import play
-from rlff_lightning.data.records import record_loader
+from rlff_lightning.data.records import Records, record_loader
 from rlff_lightning.errors import UserError
 from rlff_lightning.metrics.goal_completion import GoalCompletion
 from rlff_lightning.seeds import derive_seed, run_seed
@@ -64,17 +65,34 @@ class GoalModule(LightningModule):
     @override
     def test_dataloader(self) -> list[DataLoader[int]]:
         seeds = [derive_seed(self.seed, "episode", number) for number in range(self.num_episodes)]
-        return [record_loader(seeds, self.batch_size) for _ in self.policies]
+        return [self._loader(seeds) for _ in self.policies]
+
+    def _loader(self, seeds: Sequence[int]) -> DataLoader[int]:
+        if self.trainer.world_size == 1:
+            return record_loader(seeds, self.batch_size)
+        # The Trainer's own sampler would repeat episodes to give every rank as many.
+        return record_loader(
+            seeds,
+            self.batch_size,
+            sampler=UnrepeatedDistributedSampler(
+                Records(seeds),
+                num_replicas=self.trainer.world_size,
+                rank=self.global_rank,
+                shuffle=False,
+            ),
+        )
 
     @override
     def test_step(self, batch: Sequence[int], batch_idx: int, dataloader_idx: int = 0) -> None:
-        name = list(self.policies)[dataloader_idx]
+        names = list(self.policies)
+        name = names[dataloader_idx]
+        if batch_idx == 0 and dataloader_idx > 0:
+            # One engine at a time.
+            self.policies[names[dataloader_idx - 1]].close()
         cast = Cast(self.policies[name], self.seeker, self.critic)
         episodes = play(self.seeker.open(batch), cast, max_turns=self.max_turns)
         self._metric(name).update_episodes(episodes)
         self._episodes[name] += episodes
-        if len(self._episodes[name]) * self.trainer.world_size >= self.num_episodes:
-            self.policies[name].close()
 
     def _metric(self, name: str) -> GoalCompletion:
         metric = self.completion[name]
@@ -89,10 +107,17 @@ class GoalModule(LightningModule):
         folder = Path(self.trainer.default_root_dir)
         for name, episodes in self._episodes.items():
             write_episodes(episodes, folder / "episodes" / f"{name}-{self.global_rank}.jsonl")
-            write_markdown(episodes[: self.num_shown], folder / "dialogues" / f"{name}.md", name)
+            if self.trainer.is_global_zero:
+                shown = episodes[: self.num_shown]
+                write_markdown(shown, folder / "dialogues" / f"{name}.md", name)
         if self.trainer.is_global_zero:
             text = json.dumps(self._summary(figures), indent=1)
             (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+
+    @override
+    def teardown(self, stage: str) -> None:
+        for policy in self.policies.values():
+            policy.close()
 
     def _summary(self, figures: dict[str, dict[str, float]]) -> dict[str, Any]:
         return {

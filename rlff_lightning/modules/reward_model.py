@@ -181,6 +181,10 @@ class RewardModule(LightningModule):
         self.log("train/mse", loss, prog_bar=True, batch_size=len(batch.labels))
         return loss
 
+    @override
+    def on_train_epoch_end(self) -> None:
+        self.log("train/shortened_inputs", float(self.format.num_shortened))
+
     def _measure(self, batch: RewardBatch, stage: str) -> Tensor:
         scores = self._scorer.values(self._predict(batch))
         counted = batch.is_counted

@@ -207,6 +207,8 @@ class ExperienceLoader:
         clock.lap("time/score")
         report |= self.contexts.observe([[s.reply for s in group.samples] for group in self.groups])
         report |= describe(self.groups)
+        for scorer in self.scorers:
+            report |= scorer.report()
         batches = self._batches()
         clock.lap("time/reference")
         self.report = report | times

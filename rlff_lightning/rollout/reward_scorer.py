@@ -36,6 +36,9 @@ class RewardModelScorer(Scorer):
         self._format = RewardFormat(tokenizer, read_reward_input(self.folder))
         self._device = device
 
+    def report(self) -> dict[str, float]:
+        return {"rollout/shortened_inputs": float(self._format.num_shortened)}
+
     @torch.no_grad()
     def score(self, samples: Sequence[Sampled]) -> Tensor:
         rows = [self._format.parts(sample.context, sample.reply) for sample in samples]

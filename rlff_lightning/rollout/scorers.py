@@ -48,6 +48,10 @@ class Scorer(ABC):
             One number per completion, ``(B,)``, float32, before the weight.
         """
 
+    def report(self) -> dict[str, float]:
+        """Give what the term has to log beside its scores, by log key."""
+        return {}
+
     def start(self, device: torch.device) -> None:
         """Load what is needed; called once before the first score."""
         return
