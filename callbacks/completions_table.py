@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.policy import PolicyModule
-from rlff_lightning.rollout.loader import Group
+from rlff_lightning.rollout.group import Group
 
 
 class CompletionsTable(Callback):

@@ -22,8 +22,10 @@ from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.saving import save_model
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience
-from rlff_lightning.rollout.loader import ExperienceLoader, Group, Learner, RolloutSettings
+from rlff_lightning.rollout.group import Group
+from rlff_lightning.rollout.loader import ExperienceLoader, Learner
 from rlff_lightning.rollout.scorers import Scorer
+from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.seeds import derive_seed, run_seed
 
 
@@ -164,7 +166,9 @@ class PolicyModule(LightningModule, Learner):
         )
         loss = self.objective.loss(terms, mask, batch.window)
         count = mask.sum()
-        gap = (on_policy - batch.sampling_logps).abs()[mask]
+        # Against the trainer at rollout: later updates move the policy, not the mismatch.
+        at_rollout = on_policy if batch.old_logps is None else batch.old_logps
+        gap = (at_rollout - batch.sampling_logps).abs()[mask]
         self._window.append(
             {
                 "train/policy_loss": loss.policy_loss.detach(),
@@ -181,8 +185,13 @@ class PolicyModule(LightningModule, Learner):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        window = {name: torch.stack([w[name] for w in self._window]).sum() for name in WINDOW}
+        sums = torch.stack(
+            [torch.stack([part[name] for part in self._window]).sum().float() for name in WINDOW]
+        )
         self._window.clear()
+        # Every rank's part was divided by the whole window: the parts add up.
+        whole = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        window = dict(zip(WINDOW, whole.unbind(), strict=True))
         tokens = window.pop("tokens")
         for name, value in window.items():
             is_sum = name.startswith("sum/")

@@ -3,8 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,66 +12,18 @@ from rlff_lightning.dialogue.chat import ChatFormat
 from rlff_lightning.dialogue.reply_format import parse_reply
 from rlff_lightning.engines.base import Completion, Engine, Sampling
 from rlff_lightning.errors import UserError
-from rlff_lightning.functional.advantages import Scale, group_advantages
+from rlff_lightning.functional.advantages import group_advantages
 from rlff_lightning.rollout.batching import balanced_parts
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience, collate
+from rlff_lightning.rollout.group import Group, describe
 from rlff_lightning.rollout.ranks import of_all_ranks, of_this_rank
 from rlff_lightning.rollout.scorers import Sampled, Scorer
+from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.seeds import derive_seed
 
 NUM_PROBES = 4
 """Prompts whose tokens prove a sync."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RolloutSettings:
-    """What one RL iteration samples, and how it is spread over optimizer steps."""
-
-    prompts: int = 16
-    """Contexts per iteration and process, N."""
-    group_size: int = 8
-    """Replies per context, G."""
-    temperature: float = 1.0
-    """Of the sampled replies, and of every log-probability in the loss."""
-    max_tokens: int = 256
-    """Limit of a completion, reasoning and end-of-sequence included."""
-    updates: int = 1
-    """Optimizer steps per iteration; each takes its own part of the prompts."""
-    iterations_per_epoch: int = 1
-    """RL iterations that make a Trainer epoch."""
-    advantage_scale: Scale = "group"
-    """Advantages are divided by the std of the ``group``, of the ``batch``, or not (``none``)."""
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "max_tokens", "updates", "iterations_per_epoch"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise UserError(f"RolloutSettings.{name} must be at least 1, got {value!r}")
-        if self.group_size < 2:
-            raise UserError(
-                f"RolloutSettings.group_size must be at least 2, got {self.group_size!r}; "
-                "a reply is scored against its siblings"
-            )
-        if self.temperature <= 0:
-            raise UserError(
-                f"RolloutSettings.temperature must be above 0, got {self.temperature!r}"
-            )
-
-
-class Group(NamedTuple):
-    """A context and what the policy made of it."""
-
-    prompt: list[int]
-    """Token ids of the context."""
-    completions: list[Completion]
-    """G completions."""
-    samples: list[Sampled]
-    """The same as text."""
-    rewards: dict[str, list[float]]
-    """Weighted terms by name, G each."""
-    advantages: list[float]
-    """G advantages."""
 
 
 class Learner(ABC):
@@ -190,7 +141,7 @@ class ExperienceLoader:
         scores = {scorer.name: scorer.weight * scorer.score(samples) for scorer in self.scorers}
         rewards = torch.stack(list(scores.values())).sum(0)
         size = self.settings.group_size
-        advantages = group_advantages(rewards, size, scale=self.settings.advantage_scale)
+        advantages = self._advantages(rewards)
         self.groups = [
             Group(
                 prompt=prompts[index],
@@ -214,6 +165,14 @@ class ExperienceLoader:
         self.report = report | times
         self.iteration += 1
         return batches
+
+    def _advantages(self, rewards: Tensor) -> Tensor:
+        """Score this rank's completions, ``(B,)``; a batch's spread is that of all ranks."""
+        everywhere = [torch.tensor(values) for values in of_all_ranks(rewards.tolist())]
+        advantages = group_advantages(
+            torch.cat(everywhere), self.settings.group_size, scale=self.settings.advantage_scale
+        )
+        return of_this_rank(torch.split(advantages, [len(values) for values in everywhere]))
 
     def _sample(self, prompts: Sequence[list[int]]) -> list[Completion]:
         repeated = [prompt for prompt in prompts for _ in range(self.settings.group_size)]
@@ -281,24 +240,3 @@ class _Clock:
         now = time.perf_counter()
         self.times[name] = now - self.last
         self.last = now
-
-
-def describe(groups: Sequence[Group]) -> dict[str, float]:
-    """Summarise an iteration's samples by log key."""
-    completions = [completion for group in groups for completion in group.completions]
-    lengths = torch.tensor([float(len(completion.token_ids)) for completion in completions])
-    report = {
-        "rollout/length": lengths.mean().item(),
-        "rollout/truncated": sum(not c.is_finished for c in completions) / len(completions),
-        "rollout/tokens": lengths.sum().item(),
-    }
-    totals = [torch.zeros(len(group.completions)) for group in groups]
-    for name in groups[0].rewards:
-        values = [torch.tensor(group.rewards[name]) for group in groups]
-        totals = [total + value for total, value in zip(totals, values, strict=True)]
-        report[f"rollout/reward/{name}"] = torch.cat(values).mean().item()
-        report[f"rollout/reward_std/{name}"] = torch.cat(values).std().item()
-    report["rollout/reward"] = torch.cat(totals).mean().item()
-    flat = [total.std() < 1e-6 for total in totals]
-    report["rollout/flat_groups"] = sum(bool(is_flat) for is_flat in flat) / len(flat)
-    return report

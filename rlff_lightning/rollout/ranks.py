@@ -1,13 +1,16 @@
 """State of every process in one checkpoint: Lightning writes the first process's alone."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from torch import distributed
 
 from rlff_lightning.errors import UserError
 
+State = TypeVar("State")
 
-def of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
+
+def of_all_ranks(state: State) -> list[State]:
     """Gather the state of every rank, in order; all ranks must call this together."""
     if not distributed.is_initialized():
         return [state]
@@ -16,7 +19,7 @@ def of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
     return states
 
 
-def of_this_rank(states: list[dict[str, Any]]) -> dict[str, Any]:
+def of_this_rank(states: Sequence[State]) -> State:
     """Pick this rank's state.
 
     Raises:

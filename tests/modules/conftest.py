@@ -10,9 +10,9 @@ from rlff_lightning.functional.objectives import GRPO
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.modules.policy import PolicyModule
 from rlff_lightning.rollout.contexts import LiveConversations
-from rlff_lightning.rollout.loader import RolloutSettings
 from rlff_lightning.rollout.reward_scorer import RewardModelScorer
 from rlff_lightning.rollout.scorers import FormatScorer, RepetitionScorer
+from rlff_lightning.rollout.settings import RolloutSettings
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,45 @@
+"""A context with the policy's replies to it, and what to log of an iteration's groups."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from rlff_lightning.engines.base import Completion
+from rlff_lightning.rollout.scorers import Sampled
+
+
+class Group(NamedTuple):
+    """A context and what the policy made of it."""
+
+    prompt: list[int]
+    """Token ids of the context."""
+    completions: list[Completion]
+    """G completions."""
+    samples: list[Sampled]
+    """The same as text."""
+    rewards: dict[str, list[float]]
+    """Weighted terms by name, G each."""
+    advantages: list[float]
+    """G advantages."""
+
+
+def describe(groups: Sequence[Group]) -> dict[str, float]:
+    """Summarise an iteration's samples by log key."""
+    completions = [completion for group in groups for completion in group.completions]
+    lengths = torch.tensor([float(len(completion.token_ids)) for completion in completions])
+    report = {
+        "rollout/length": lengths.mean().item(),
+        "rollout/truncated": sum(not c.is_finished for c in completions) / len(completions),
+        "rollout/tokens": lengths.sum().item(),
+    }
+    totals = [torch.zeros(len(group.completions)) for group in groups]
+    for name in groups[0].rewards:
+        values = [torch.tensor(group.rewards[name]) for group in groups]
+        totals = [total + value for total, value in zip(totals, values, strict=True)]
+        report[f"rollout/reward/{name}"] = torch.cat(values).mean().item()
+        report[f"rollout/reward_std/{name}"] = torch.cat(values).std().item()
+    report["rollout/reward"] = torch.cat(totals).mean().item()
+    flat = [total.std() < 1e-6 for total in totals]
+    report["rollout/flat_groups"] = sum(bool(is_flat) for is_flat in flat) / len(flat)
+    return report

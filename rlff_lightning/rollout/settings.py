@@ -1,0 +1,41 @@
+"""What one RL iteration samples, as a config says it."""
+
+from dataclasses import dataclass
+
+from rlff_lightning.errors import UserError
+from rlff_lightning.functional.advantages import Scale
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutSettings:
+    """What one RL iteration samples, and how it is spread over optimizer steps."""
+
+    prompts: int = 16
+    """Contexts per iteration and process, N."""
+    group_size: int = 8
+    """Replies per context, G."""
+    temperature: float = 1.0
+    """Of the sampled replies, and of every log-probability in the loss."""
+    max_tokens: int = 256
+    """Limit of a completion, reasoning and end-of-sequence included."""
+    updates: int = 1
+    """Optimizer steps per iteration; each takes its own part of the prompts."""
+    iterations_per_epoch: int = 1
+    """RL iterations that make a Trainer epoch."""
+    advantage_scale: Scale = "group"
+    """Advantages are divided by the std of the ``group``, of the ``batch``, or not (``none``)."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "max_tokens", "updates", "iterations_per_epoch"):
+            if getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise UserError(f"RolloutSettings.{name} must be at least 1, got {value!r}")
+        if self.group_size < 2:
+            raise UserError(
+                f"RolloutSettings.group_size must be at least 2, got {self.group_size!r}; "
+                "a reply is scored against its siblings"
+            )
+        if self.temperature <= 0:
+            raise UserError(
+                f"RolloutSettings.temperature must be above 0, got {self.temperature!r}"
+            )
