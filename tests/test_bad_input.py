@@ -40,6 +40,16 @@ model:
     scorers: SCORERS
     rollout: {prompts: 2, group_size: 2, max_tokens: 8}
 """
+REWARD_TEST = """\
+trainer: {accelerator: cpu, logger: false, default_root_dir: run}
+model:
+  class_path: rlff_lightning.modules.reward_model.RewardModule
+  init_args: {backbone: {model_name_or_path: MODEL}}
+data:
+  class_path: rlff_lightning.data.labelled.JudgedDialogues
+  init_args: {paths: [JUDGED], val_fraction: 0.0, test_fraction: 0.5}
+"""
+JUDGED = Path(__file__).parent / "fixtures" / "critic_answers.jsonl"
 FORMAT = "[{class_path: rlff_lightning.rollout.scorers.FormatScorer}]"
 REWARD = (
     "[{class_path: rlff_lightning.rollout.reward_scorer.RewardModelScorer, "
@@ -72,8 +82,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def error_of(capfd: pytest.CaptureFixture[str], *words: str) -> str:
-    assert main(["fit", "--config", "x.yaml", *words]) == 2
+def error_of(capfd: pytest.CaptureFixture[str], *words: str, verb: str = "fit") -> str:
+    assert main([verb, "--config", "x.yaml", *words]) == 2
     lines = capfd.readouterr().err.strip().splitlines()
     assert not any("Traceback" in line for line in lines)
     assert lines[-1].startswith("rlff: error: ")
@@ -131,6 +141,31 @@ def test_a_reward_model_whose_head_was_never_trained_is_refused(
     policy_config(pocket_folder, REWARD)
     line = "reward: a reward model whose head was never trained cannot score"
     assert error_of(capfd) == line
+
+
+def test_a_reward_model_that_was_not_given_cannot_be_tested(
+    pocket_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = REWARD_TEST.replace("MODEL", str(pocket_folder)).replace("JUDGED", str(JUDGED))
+    Path("x.yaml").write_text(config)
+    error = error_of(capfd, verb="test")
+    assert "a reward model whose head was never trained cannot be tested" in error
+    assert not Path("run/quality.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("gamma=1.5", "JudgedDialogues.gamma must be in (0, 1], got 1.5"),
+        ("look_ahead=0", "JudgedDialogues.look_ahead must be at least 1, got 0"),
+        ("batch_size=0", "JudgedDialogues.batch_size must be at least 1, got 0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_is_read(
+    value: str, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("x.yaml").write_text(REWARD_TEST.replace("MODEL", "./gone").replace("JUDGED", "./gone"))
+    assert error_of(capfd, f"--data.init_args.{value}", verb="test").endswith(line)
 
 
 def test_a_language_model_is_no_reward_model(

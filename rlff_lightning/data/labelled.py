@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from rlff_lightning.agents.critic_rule import PRESETS, CriticRule
+from rlff_lightning.data.ranges import check_ranges
 from rlff_lightning.data.records import record_loader
 from rlff_lightning.data.store import read_parts
 from rlff_lightning.dialogue.human_futures import human_futures
@@ -35,6 +36,12 @@ class LabelledReplies(LightningDataModule):
         self, batch_size: int, val_fraction: float, test_fraction: float, split_seed: int
     ) -> None:
         super().__init__()
+        check_ranges(
+            type(self).__name__,
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+        )
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -139,6 +146,10 @@ class JudgedDialogues(LabelledReplies):
         super().__init__(batch_size, val_fraction, test_fraction, split_seed)
         if judge not in PRESETS:
             raise UserError(f"JudgedDialogues.judge must be one of {list(PRESETS)}, got {judge!r}")
+        if look_ahead < 1:
+            raise UserError(f"JudgedDialogues.look_ahead must be at least 1, got {look_ahead!r}")
+        if not 0 < gamma <= 1:
+            raise UserError(f"JudgedDialogues.gamma must be in (0, 1], got {gamma!r}")
         self.paths = paths
         self.rule: CriticRule = PRESETS[judge]
         self.look_ahead = look_ahead

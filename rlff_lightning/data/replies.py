@@ -10,6 +10,7 @@ from typing_extensions import override
 from rlff_lightning.agents.scripted.corpus import write_corpus
 from rlff_lightning.agents.scripted.dynamics import Temperament
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
+from rlff_lightning.data.ranges import check_ranges
 from rlff_lightning.data.records import record_loader
 from rlff_lightning.dialogue.read import read_dialogues
 from rlff_lightning.dialogue.split import split_dialogues
@@ -39,6 +40,7 @@ class Replies(LightningDataModule):
         max_messages: int | None = None,
     ) -> None:
         super().__init__()
+        check_ranges(type(self).__name__, batch_size=batch_size, val_fraction=val_fraction)
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.split_seed = split_seed

@@ -215,6 +215,15 @@ class RewardModule(LightningModule):
         self._report("val")
 
     @override
+    def on_test_start(self) -> None:
+        # A checkpoint saved while fit went on does not call itself trained, but may be tested.
+        if not self._scorer.is_trained and not self.trainer.ckpt_path:
+            raise UserError(
+                "RewardModule: a reward model whose head was never trained cannot be tested; "
+                "give its folder as `trained`, or a checkpoint as `--ckpt_path`"
+            )
+
+    @override
     def test_step(self, batch: RewardBatch, batch_idx: int) -> None:
         scores, counted = self._measure(batch, "test"), batch.is_counted
         self.correlation.update(scores, batch.labels[counted], batch.dialogue_ids[counted])

@@ -17,7 +17,7 @@ from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.modules.sample_figures import describe_samples, mean_with_interval
 from rlff_lightning.modules.sample_files import Scored, print_samples, read_quality, write_samples
 from rlff_lightning.rollout.scorers import Sampled, Scorer
-from rlff_lightning.seeds import derive_seed
+from rlff_lightning.seeds import derive_seed, run_seed
 from rlff_lightning.types import Conversation, Message
 
 HUMAN, ELSEWHERE = "human", "human_elsewhere"
@@ -40,7 +40,7 @@ class SamplesModule(LightningModule):
         num_shown: Contexts, spread over all, that are written as Markdown.
         notes: What a reader must know to judge the replies; written with them.
         reward_quality: ``quality.json`` of the reward model's test, copied into the summary.
-        seed: Root of every draw.
+        seed: Root of every draw; ``None`` takes the run's.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SamplesModule(LightningModule):
         num_shown: int = 12,
         notes: list[str] | None = None,
         reward_quality: str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if not policies or not scorers:
@@ -67,7 +67,7 @@ class SamplesModule(LightningModule):
         self.num_shown = num_shown
         self.notes = notes or []
         self.reward_quality = reward_quality
-        self.seed = seed
+        self.seed = run_seed(seed)
         self._examples: list[tuple[Conversation, Message]] = []
 
     @override

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlff_lightning.data.labelled import StoredFutures
 from rlff_lightning.data.store import read_parts, write_part
@@ -107,6 +108,23 @@ def test_training_predicts_a_group_of_unequal_replies_as_each_by_itself(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     labels = [record.value for group in groups for record in group]
     assert batch.labels[batch.is_counted].tolist() == pytest.approx(labels)
+
+
+def test_a_checkpoint_of_a_fit_that_never_ended_can_be_tested_and_nothing_else_untrained_can(
+    pocket_folder: Path, futures_folder: Path, quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = StoredFutures(str(futures_folder), batch_size=8)
+    module = RewardModule(Backbone(str(pocket_folder)), learning_rate=3e-3)
+    saving = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=1)
+    callbacks = {"enable_checkpointing": True, "callbacks": [saving]}
+    quiet_trainer(tmp_path, max_steps=2, limit_val_batches=0, **callbacks).fit(module, data)
+    fresh = RewardModule(Backbone(str(pocket_folder)))
+    trainer = quiet_trainer(tmp_path)
+    with pytest.raises(UserError, match="head was never trained cannot be tested"):
+        trainer.test(fresh, data, verbose=False)
+    trainer.test(fresh, data, ckpt_path=tmp_path / "step=2.ckpt", verbose=False)
+    assert fresh.model is not None
+    assert not fresh.model.is_trained
 
 
 def test_an_untrained_head_and_other_data_are_refused(
