@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlff_lightning.engines.base import Sampling
 from rlff_lightning.errors import UserError
+from rlff_lightning.models.model_folder import check_name
 
 
 def check_sampling(owner: str, sampling: Sampling) -> None:
@@ -54,13 +55,12 @@ def check_model_folder(owner: str, model_name_or_path: str) -> None:
         UserError: If the folder has no ``config.json`` or no safetensors weights, or if a path
             was given that does not exist.
     """
+    check_name(model_name_or_path)
     folder = Path(model_name_or_path)
     field = f"{owner}.model_name_or_path"
+    if model_name_or_path.startswith("~"):
+        raise UserError(f"{field} must be a path without '~', got {model_name_or_path}")
     if not folder.is_dir():
-        if folder.is_absolute() or model_name_or_path.startswith((".", "~")):
-            raise UserError(
-                f"{field} must be a model folder or a hub name, got {folder} (no folder)"
-            )
         return
     for pattern in ("config.json", "*.safetensors"):
         if not any(folder.glob(pattern)):

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.models.model_folder import check_name
 from rlff_lightning.models.rotary import keep_rotary_float32
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -96,7 +97,7 @@ class Backbone:
         Raises:
             UserError: If there is none.
         """
-        self._check_folder()
+        check_name(self.model_name_or_path)
         if self._folder.exists() and not any((self._folder / n).is_file() for n in _TOKENIZERS):
             raise UserError(f"{self._folder}: no tokenizer: must hold one of {_TOKENIZERS}")
         # By a Qwen2 config, AutoTokenizer would turn a tokenizer of no special class into Qwen2's
@@ -104,7 +105,7 @@ class Backbone:
         load = PreTrainedTokenizerFast if _has_plain_tokenizer(self._folder) else AutoTokenizer
         try:
             tokenizer: PreTrainedTokenizerBase = load.from_pretrained(
-                self.model_name_or_path, trust_remote_code=self.trust_remote_code
+                str(self._folder), trust_remote_code=self.trust_remote_code
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{self.model_name_or_path}: no tokenizer: {_line(error)}") from error
@@ -116,14 +117,8 @@ class Backbone:
     def _folder(self) -> Path:
         return Path(self.model_name_or_path).expanduser()
 
-    def _check_folder(self) -> None:
-        looks_like_path = self.model_name_or_path.startswith((".", "/", "~"))
-        if self._folder.exists() or not (looks_like_path or self.model_name_or_path.count("/") > 1):
-            return
-        raise UserError(f"{self.model_name_or_path}: no such model folder")
-
     def _load(self, load: Callable[..., Any], task: str) -> PreTrainedModel | PeftModel:
-        self._check_folder()
+        check_name(self.model_name_or_path)
         is_adapter = (self._folder / "adapter_config.json").is_file()
         if is_adapter and self.adapter:
             raise UserError(

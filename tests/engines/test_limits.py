@@ -24,9 +24,10 @@ def test_at_least_one_token_must_be_drawn():
         check_sampling("E", Sampling(max_tokens=0))
 
 
-def test_a_hub_name_is_let_through_and_a_missing_path_is_not(tmp_path):
+def test_a_hub_name_is_let_through_and_a_missing_path_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     check_model_folder("E", "someone/model")
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="no such model folder"):
         check_model_folder("E", str(tmp_path / "absent"))
 
 
