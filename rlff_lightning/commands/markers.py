@@ -26,7 +26,8 @@ class Plan:
     reads: Mapping[str, str]
     """Stages whose outputs the config names, with their fingerprints."""
     inputs: Mapping[str, str]
-    """Files outside the run that the config names, with their SHA-256."""
+    """Files outside the run that the config names, and folders that an option names, with their
+    SHA-256."""
     fingerprint: str
     """Hash of the resolved config, of `reads`, of `inputs` and of the package's version."""
 
@@ -57,7 +58,13 @@ def plan_stage(
         for name, fingerprint in earlier.items()
         if any(text.startswith(f"{name}/") for text in texts)
     }
-    inputs = {text: _sha256(run / text) for text in texts if _is_outside_file(text, run)}
+    # A folder that only the config names may be one that the stage writes to.
+    options = {word.partition("=")[2] for word in argv}
+    inputs = {
+        text: _sha256(run / text)
+        for text in texts
+        if _is_outside_file(text, run) or (text in options and _is_outside_folder(text, run))
+    }
     content = [stage.verb, resolved, reads, inputs, __version__]
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -103,14 +110,31 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _is_outside_file(text: str, run: Path) -> bool:
-    if not 0 < len(text) < 1024 or "\0" in text:
-        return False
-    if any(len(part.encode()) > 255 for part in text.split("/")):
+    if not _may_be_path(text):
         return False
     path = run / text
     return path.is_file() and not path.resolve().is_relative_to(run.resolve())
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
+def _is_outside_folder(text: str, run: Path) -> bool:
+    if not _may_be_path(text):
+        return False
+    # A folder around the run holds what the run writes.
+    path, inside = (run / text).resolve(), run.resolve()
+    return path.is_dir() and not path.is_relative_to(inside) and not inside.is_relative_to(path)
+
+
+def _may_be_path(text: str) -> bool:
+    if not 0 < len(text) < 1024 or "\0" in text:
+        return False
+    return all(len(part.encode()) <= 255 for part in text.split("/"))
+
+
+def _sha256(path: Path) -> str:
+    """Hash a file's content, or the names and contents of a folder's files."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        content = [(file.relative_to(path).as_posix(), _sha256(file)) for file in files]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

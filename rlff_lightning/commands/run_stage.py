@@ -55,9 +55,11 @@ class StageRunner:
         folder = self._run / stage.name
         folder.mkdir(exist_ok=True)
         argv = list(plan.argv)
-        if is_continued and stage.verb == "fit":
+        how = " starts again" if is_continued else ""
+        if is_continued and stage.verb == "fit" and any(folder.rglob("last*.ckpt")):
             argv += ["--ckpt_path", "last"]
-        _say(f"{title} … {'goes on where it was stopped' if is_continued else ''}".rstrip())
+            how = " goes on where it was stopped"
+        _say(f"{title} …{how}")
         return self._execute(plan, title, argv, folder)
 
     def _execute(self, plan: Plan, title: str, argv: list[str], folder: Path) -> int:

@@ -86,14 +86,35 @@ def test_a_reader_runs_again_though_the_run_was_stopped_in_between(tmp_path: Pat
     assert run_all(tmp_path, Rlff(), *three(tmp_path, lr=0.2)) == ["second"]
 
 
-@pytest.mark.parametrize(("verb", "words"), [("fit", ["--ckpt_path", "last"]), ("predict", [])])
-def test_a_killed_stage_goes_on_where_it_was(verb: str, words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("verb", "checkpoint", "words", "how"),
+    [
+        ("fit", "checkpoints/last.ckpt", ["--ckpt_path", "last"], "goes on where it was stopped"),
+        ("fit", "last-v1.ckpt", ["--ckpt_path", "last"], "goes on where it was stopped"),
+        ("fit", "checkpoints/epoch=0.ckpt", [], "starts again"),
+        ("fit", "last", [], "starts again"),
+        ("predict", "checkpoints/last.ckpt", [], "starts again"),
+    ],
+)
+def test_a_killed_stage_goes_on_only_from_a_last_checkpoint(
+    verb: str,
+    checkpoint: str,
+    words: list[str],
+    how: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     item = plan(tmp_path, "a", {"lr": 1}, verb=verb)
     rlff = Rlff(answer=(-9, None))
-    assert StageRunner(tmp_path, rlff).run(item, "", is_forced=False) == 1
+    assert StageRunner(tmp_path, rlff).run(item, "[1/1]", is_forced=False) == 1
     assert read_marker(tmp_path, "a", DONE) == {}
+    assert capsys.readouterr().out == f"[1/1] a ({verb}) …\n"
+    file = tmp_path / "a" / checkpoint
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
     run_all(tmp_path, (rlff := Rlff()), item)
     assert rlff.calls == [[verb, *words]]
+    assert capsys.readouterr().out.startswith(f"[1/1] a ({verb}) … {how}\n")
     assert not (tmp_path / ".old").exists()
 
 
@@ -154,6 +175,33 @@ def test_an_input_file_outside_the_run_counts_by_its_content(tmp_path: Path) -> 
     assert plan(run, "a", config).fingerprint == before.fingerprint
     (tmp_path / "corpus.json").write_text("two")
     assert plan(run, "a", config).fingerprint != before.fingerprint
+
+
+def test_an_input_folder_counts_by_its_files_if_an_option_names_it(tmp_path: Path) -> None:
+    run, corpus = tmp_path / "run", tmp_path / "corpus"
+    (corpus / "deep").mkdir(parents=True)
+    (run / "a").mkdir(parents=True)
+    (corpus / "deep" / "one").write_text("1")
+    (tmp_path / "output").mkdir()
+    stage = Stage(name="a", verb="fit", config=Path("a.yaml"))
+    config = {"data": str(corpus), "around": str(tmp_path), "own": str(run / "a")}
+    argv = ["fit", *(f"--{key}={value}" for key, value in config.items())]
+
+    def planned() -> Plan:
+        return plan_stage(stage, argv, {**config, "writes": str(tmp_path / "output")}, {}, run)
+
+    seen = [before := planned()]
+    assert list(before.inputs) == [str(corpus)]
+    (run / "a" / "own").write_text("a stage's own output")
+    (tmp_path / "output" / "own").write_text("another")
+    assert planned() == before
+    (corpus / "deep" / "one").write_text("2")
+    seen.append(planned())
+    (corpus / "deep" / "one").rename(corpus / "deep" / "two")
+    seen.append(planned())
+    (corpus / "three").write_text("")
+    seen.append(planned())
+    assert len({each.fingerprint for each in seen}) == 4
 
 
 def test_a_broken_marker_is_told(tmp_path: Path) -> None:
