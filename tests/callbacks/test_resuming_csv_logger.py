@@ -104,6 +104,17 @@ def test_a_fresh_run_in_the_same_folder_begins_anew(
     assert figures(tmp_path) == [row for row in WHOLE if row[0] < 3]
 
 
+def test_a_row_at_the_first_step_gives_way_only_to_its_own_columns(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,x\n0,0,1.0\n0,1,2.0\n0,2,9.0\n")
+    logger = ResumingCSVLogger(tmp_path, name="", version="")
+    logger.log_metrics({"a": 5.0, "epoch": 0}, step=1)
+    logger.save()
+    assert figures(tmp_path) == [(0, "x", 1.0), (1, "a", 5.0), (1, "x", 2.0)]
+    logger.log_metrics({"x": 3.0, "epoch": 0}, step=1)
+    logger.save()
+    assert figures(tmp_path) == [(0, "x", 1.0), (1, "a", 5.0), (1, "x", 3.0)]
+
+
 def test_a_run_that_logs_nothing_leaves_the_file_alone(tmp_path: Path) -> None:
     content = "step,x\n0,1.0\n"
     (tmp_path / "metrics.csv").write_text(content)
