@@ -12,7 +12,7 @@ from rlff_lightning.agents.scripted.dynamics import Temperament
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.data.ranges import check_ranges
 from rlff_lightning.data.records import record_loader
-from rlff_lightning.dialogue.read import read_dialogues
+from rlff_lightning.dialogue.overlap import read_unshared
 from rlff_lightning.dialogue.split import split_dialogues
 from rlff_lightning.dialogue.turns import reply_contexts
 from rlff_lightning.seeds import run_seed
@@ -136,6 +136,8 @@ class FileReplies(Replies):
         val_fraction: Share of the dialogues held out for validation.
         split_seed: Another one holds out other dialogues.
         max_messages: Latest turns of context kept; ``None`` keeps all.
+        exclude: Files whose dialogues are left out, before the split, wherever ``paths`` hold
+            them too.
     """
 
     def __init__(
@@ -146,14 +148,16 @@ class FileReplies(Replies):
         val_fraction: float = 0.1,
         split_seed: int = 0,
         max_messages: int | None = None,
+        exclude: list[str] | None = None,
     ) -> None:
         super().__init__(batch_size, val_fraction, split_seed, max_messages)
         self.paths = paths
+        self.exclude = exclude or []
         self.reason_by_strategy = reason_by_strategy
 
     @override
     def dialogues(self) -> Sequence[Dialogue]:
-        return read_dialogues(self.paths)
+        return read_unshared(self.paths, self.exclude)
 
     @override
     def examples(self, dialogue: Dialogue) -> list[Example]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlff_lightning.agents.base import Critic, Seeker
 from rlff_lightning.agents.self_play import say
-from rlff_lightning.dialogue.read import read_dialogues
+from rlff_lightning.dialogue.overlap import read_unshared
 from rlff_lightning.dialogue.split import split_dialogues
 from rlff_lightning.dialogue.turns import reply_contexts
 from rlff_lightning.errors import UserError
@@ -55,6 +55,8 @@ class DialogueContexts(ContextStream):
         val_fraction: Share of the dialogues left out: those that ``FileReplies`` holds out with
             the same share and ``split_seed``.
         split_seed: Another one leaves out other dialogues.
+        exclude: Files whose dialogues are left out, before the split, wherever ``paths`` hold
+            them too.
     """
 
     def __init__(
@@ -63,8 +65,14 @@ class DialogueContexts(ContextStream):
         max_messages: int | None = None,
         val_fraction: float = 0.0,
         split_seed: int = 0,
+        exclude: list[str] | None = None,
     ) -> None:
+        if not 0 <= val_fraction < 1:
+            raise UserError(
+                f"DialogueContexts.val_fraction must be in [0, 1), got {val_fraction!r}"
+            )
         self.paths = [Path(path) for path in paths]
+        self.exclude = [Path(path) for path in exclude or ()]
         self.max_messages = max_messages
         self.val_fraction = val_fraction
         self.split_seed = split_seed
@@ -74,7 +82,8 @@ class DialogueContexts(ContextStream):
     def start(self, seed: int) -> None:
         self._seed, self._taken = seed, 0
         shares = [1 - self.val_fraction, self.val_fraction]
-        dialogues = split_dialogues(read_dialogues(self.paths), shares, self.split_seed)[0]
+        unshared = read_unshared(self.paths, self.exclude)
+        dialogues = split_dialogues(unshared, shares, self.split_seed)[0]
         self._contexts = [
             context
             for dialogue in dialogues

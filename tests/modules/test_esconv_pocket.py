@@ -14,6 +14,7 @@ from rlff_lightning.rollout.contexts import DialogueContexts
 FOLDER = config_folder() / "esconv_pocket"
 OVERLAY = "trainer: {max_epochs: -1, max_steps: 1, enable_model_summary: false}\n"
 TROUBLES = ("exam", "boss", "sister", "rent", "sleep", "moving", "team", "thesis", "dog", "visa")
+JUDGED = ("car", "garden", "uncle", "debt", "piano", "jury", "knee", "loan", "cousin", "roof")
 STEPS = (
     ("How long has the {} been on your mind?", "Question", "Since the spring.", "same"),
     ("It sounds as if the {} leaves you tired.", "Reflection of feelings", "Yes, a lot.", "better"),
@@ -50,13 +51,17 @@ def write(path: Path, troubles: tuple[str, ...], *, is_judged: bool) -> Path:
 def test_the_pipeline_runs_on_dialogues_given_on_the_command_line(
     tmp_path: Path, rlff: Callable[..., Any]
 ) -> None:
-    write(tmp_path / "talks.jsonl", TROUBLES, is_judged=False)
-    write(tmp_path / "judged.jsonl", TROUBLES[::-1], is_judged=True)
+    # Two judged dialogues are among the others, as in editions of one data set.
+    write(tmp_path / "talks.jsonl", TROUBLES + JUDGED[:2], is_judged=False)
+    write(tmp_path / "judged.jsonl", JUDGED[::-1], is_judged=True)
     (tmp_path / "few.yaml").write_text(OVERLAY)
     words = ("--dialogues", "talks.jsonl", "--judged", "judged.jsonl", "--overlay", "few.yaml")
     done = rlff("pipeline", str(FOLDER), *words, "--run", "out")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "What it cannot show" in done.stdout
+    for stage in ("warm_start", "policy", "samples"):
+        log = (tmp_path / "out" / stage / "log.txt").read_text()
+        assert "left out 2 of 12 dialogues" in log
 
     quality = json.loads((tmp_path / "out/reward_test/quality.json").read_text())
     # Three tenths of ten dialogues are tested on, one is for validation; three replies in each.
@@ -68,7 +73,7 @@ def test_the_pipeline_runs_on_dialogues_given_on_the_command_line(
 
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert set(summary["supporters"]) == {"warm_start", "rlff", "human", "human_elsewhere"}
-    # One dialogue of ten is held out, with three replies.
+    # One dialogue of the ten that are left is held out, with three replies.
     assert summary["contexts"] == 3
     human = summary["supporters"]["human"]
     assert human["well_formed"] == 1
@@ -92,6 +97,22 @@ def test_the_policy_never_practises_on_a_context_that_the_samples_show(tmp_path:
     assert len(shown) == 2
     assert len(practised) == 8
     assert not shown & practised
+
+
+def test_what_was_judged_is_neither_practised_nor_shown(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "talks.jsonl", TROUBLES + JUDGED, is_judged=False))
+    judged = str(write(tmp_path / "judged.jsonl", JUDGED[::-1], is_judged=True))
+    data = FileReplies([path], val_fraction=0.2, exclude=[judged])
+    data.setup("fit")
+    stream = DialogueContexts([path], val_fraction=0.2, exclude=[judged])
+    stream.start(0)
+    shown = {context.source for batch in data.test_dataloader() for context, _ in batch}
+    trained = {context.source for batch in data.train_dataloader() for context, _ in batch}
+    practised = {context.source for context in stream.take(100)}
+    # The first ten of the twenty are left; a fifth of them is held out, the same for both.
+    assert practised == trained
+    assert len(shown) == 2
+    assert shown | trained == {f"talks-{number}" for number in range(1, 11)}
 
 
 def test_an_encoder_brings_the_settings_that_go_with_it(tmp_path: Path) -> None:

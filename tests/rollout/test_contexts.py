@@ -159,3 +159,8 @@ CRITIC = ScriptedCritic()
 def test_shares_that_make_no_whole_are_refused(shares: list[float]) -> None:
     with pytest.raises(UserError, match="shares must be positive"):
         MixedContexts([live(), live()], shares)
+
+
+def test_a_share_that_leaves_no_context_is_refused(dialogues: Path) -> None:
+    with pytest.raises(UserError, match=r"val_fraction must be in \[0, 1\), got 1.0"):
+        DialogueContexts([str(dialogues)], val_fraction=1.0)
