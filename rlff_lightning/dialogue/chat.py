@@ -5,15 +5,17 @@ template can open or end a role.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from rlff_lightning.dialogue.reply_format import CLOSE, OPEN
 from rlff_lightning.errors import UserError
-from rlff_lightning.types import Conversation, Message
+from rlff_lightning.types import Conversation, Message, Role
 
 _SLOT = "\ue000{}\ue001"
+_TEMPLATE_ROLES: dict[Role, str] = {"seeker": "user", "supporter": "assistant"}
 _SLOT_PATTERN = re.compile("\ue000(\\d+)\ue001")
 
 
@@ -61,7 +63,7 @@ class Prompt(NamedTuple):
     is_seeker: list[bool]
     """Which tokens are the seeker's own words, P."""
 
-    def add(self, ids: list[int], *, is_seeker: bool) -> None:
+    def add(self, ids: Sequence[int], *, is_seeker: bool) -> None:
         """Append tokens of one piece."""
         self.ids.extend(ids)
         self.is_seeker.extend([is_seeker] * len(ids))
@@ -83,10 +85,15 @@ class ChatFormat:
         self.eos_id: int = tokenizer.eos_token_id
         controls = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, controls))) if controls else None
-        self._pieces: dict[str, list[int]] = {}
+        # The same messages are rendered again and again, turn after turn and sibling by sibling.
+        self._encode_message = lru_cache(maxsize=2**16)(self._encode_anew)
+        self._split_template = lru_cache(maxsize=2**10)(self._split_anew)
 
     def encode_text(self, text: str) -> list[int]:
         """Encode text in which control tokens are only letters."""
+        return list(self._encode_message(text))
+
+    def _encode_anew(self, text: str) -> tuple[int, ...]:
         ids: list[int] = []
         start = 0
         # A control token is cut after its first character, so that no piece holds a whole one.
@@ -94,7 +101,7 @@ class ChatFormat:
             cut = match.start() + 1
             ids += self.tokenizer.encode(text[start:cut], add_special_tokens=False)
             start = cut
-        return ids + self.tokenizer.encode(text[start:], add_special_tokens=False)
+        return (*ids, *self.tokenizer.encode(text[start:], add_special_tokens=False))
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Render a conversation up to where the supporter's reply begins; see `render`."""
@@ -111,17 +118,15 @@ class ChatFormat:
         if self.settings.max_messages is not None:
             messages = messages[-self.settings.max_messages :]
         texts = [message.text for message in messages]
-        turns = [
-            {
-                "role": "user" if message.role == "seeker" else "assistant",
-                "content": _SLOT.format(index),
-            }
-            for index, message in enumerate(messages)
-        ]
         if self.settings.system:
-            turns.insert(0, {"role": "system", "content": _SLOT.format(len(texts))})
             texts.append(self.settings.system.replace("{situation}", conversation.situation))
-        prompt = self._fill(turns, texts, [message.role == "seeker" for message in messages])
+        roles = tuple(message.role for message in messages)
+        prompt = Prompt([], [])
+        for template_ids, index in self._split_template(roles):
+            prompt.add(template_ids, is_seeker=False)
+            if index is not None:
+                is_seeker = index < len(roles) and roles[index] == "seeker"
+                prompt.add(self._encode_message(texts[index]), is_seeker=is_seeker)
         ids = prompt.ids
         if len(ids) > self.settings.max_prompt_tokens:
             raise UserError(
@@ -141,33 +146,29 @@ class ChatFormat:
             think += encode(CLOSE, add_special_tokens=False)
         return [*think, *self.encode_text(reply.text), self.eos_id]
 
-    def _fill(
-        self,
-        turns: Sequence[Mapping[str, str]],
-        texts: Sequence[str],
-        spoken_by_seeker: Sequence[bool],
-    ) -> Prompt:
+    def _split_anew(self, roles: tuple[Role, ...]) -> list[tuple[list[int], int | None]]:
+        """Encode the template around messages of these roles.
+
+        Returns:
+            Token ids of a piece of the template, and the number of the text that follows it; the
+            system prompt counts after the messages, and nothing follows the last piece.
+        """
+        turns = [
+            {"role": _TEMPLATE_ROLES[role], "content": _SLOT.format(index)}
+            for index, role in enumerate(roles)
+        ]
+        if self.settings.system:
+            turns.insert(0, {"role": "system", "content": _SLOT.format(len(roles))})
         rendered = self.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True
         )
-        shown = [int(match.group(1)) for match in _SLOT_PATTERN.finditer(rendered)]
-        if sorted(shown) != list(range(len(texts))):
+        # Splitting by a pattern with a group gives template, number, template, …, template.
+        parts = _SLOT_PATTERN.split(rendered)
+        shown = [int(number) for number in parts[1::2]]
+        if sorted(shown) != list(range(len(turns))):
             raise UserError(
-                f"the tokenizer's chat template shows {len(set(shown))} of {len(texts)} texts; "
+                f"the tokenizer's chat template shows {len(set(shown))} of {len(turns)} texts; "
                 "it must show every message, and the system prompt if there is one, once"
             )
-        prompt = Prompt([], [])
-        start = 0
-        for match in _SLOT_PATTERN.finditer(rendered):
-            index = int(match.group(1))
-            prompt.add(self._encode_template(rendered[start : match.start()]), is_seeker=False)
-            is_seeker = index < len(spoken_by_seeker) and spoken_by_seeker[index]
-            prompt.add(self.encode_text(texts[index]), is_seeker=is_seeker)
-            start = match.end()
-        prompt.add(self._encode_template(rendered[start:]), is_seeker=False)
-        return prompt
-
-    def _encode_template(self, piece: str) -> list[int]:
-        if piece not in self._pieces:
-            self._pieces[piece] = self.tokenizer.encode(piece, add_special_tokens=False)
-        return self._pieces[piece]
+        encoded = [self.tokenizer.encode(part, add_special_tokens=False) for part in parts[::2]]
+        return list(zip(encoded, [*shown, None], strict=True))
