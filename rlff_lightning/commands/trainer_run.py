@@ -23,6 +23,7 @@ _CHATTER = (
     "available: False",
     "does not have many workers",
     "Seed set to",
+    "You have overridden",
     "LeafSpec",
     # Not CSVLogger's "... directory ... exists and is not empty": it deletes what was logged.
     "Checkpoint directory ",
