@@ -24,6 +24,8 @@ _CHATTER = (
     "does not have many workers",
     "Seed set to",
     "You have overridden",
+    # Figures are reduced over ranks before they are logged.
+    "It is recommended to use `self.log",
     "LeafSpec",
     # Not CSVLogger's "... directory ... exists and is not empty": it deletes what was logged.
     "Checkpoint directory ",
