@@ -122,7 +122,7 @@ class GoalModule(LightningModule):
     def _summary(self, figures: dict[str, dict[str, float]]) -> dict[str, Any]:
         # Figures come as float32: more digits than these are its rounding.
         figures = {
-            name: {key: round(value, 6) for key, value in values.items()}
+            name: {key: float(f"{value:.7g}") for key, value in values.items()}
             for name, values in figures.items()
         }
         return {
