@@ -20,6 +20,7 @@ from rlff_lightning.models.backbone import Backbone, LanguageModel
 from rlff_lightning.models.group_inputs import Sharing
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.saving import save_model
+from rlff_lightning.modules.schedules import by_step
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience
 from rlff_lightning.rollout.group import Group
@@ -142,13 +143,7 @@ class PolicyModule(LightningModule, Learner):
             trained, lr=self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
         )
         warmup = max(self.warmup_steps, 1)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / warmup)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return by_step(optimizer, lambda step: min(1.0, (step + 1) / warmup))
 
     @override
     def training_step(self, batch: Experience, batch_idx: int) -> Tensor:

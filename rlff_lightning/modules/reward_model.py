@@ -25,6 +25,7 @@ from rlff_lightning.models.head_settings import HeadSettings
 from rlff_lightning.models.reward_head import RewardModel
 from rlff_lightning.modules.baselines import tfidf_ridge, training_mean, turn_number
 from rlff_lightning.modules.reward_report import print_quality, quality_of, write_quality
+from rlff_lightning.modules.schedules import by_step
 from rlff_lightning.rollout.experience import pad
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import LabelledReply
@@ -250,11 +251,7 @@ class RewardModule(LightningModule):
         )
         num_steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(num_steps, warmup_fraction=self.warmup_fraction)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return by_step(optimizer, schedule)
 
     @override
     def on_train_end(self) -> None:

@@ -17,6 +17,7 @@ from rlff_lightning.models.pocket import PocketSettings, build_pocket_model
 from rlff_lightning.models.pocket_tokenizer import train_tokenizer
 from rlff_lightning.models.saving import save_model
 from rlff_lightning.models.sequence_logps import sequence_logps
+from rlff_lightning.modules.schedules import by_step
 from rlff_lightning.seeds import run_seed
 from rlff_lightning.types import Conversation, Message
 
@@ -168,11 +169,7 @@ class SupervisedModule(LightningModule):
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95))
         num_steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(num_steps, warmup_fraction=self.warmup_fraction)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return by_step(optimizer, schedule)
 
     @override
     def on_train_end(self) -> None:
