@@ -26,6 +26,8 @@ class Message:
     """Gold or recognised support strategy of a supporter's message, as the source names it."""
     critic_answers: tuple[str, ...] = ()
     """Raw critic answers that the source gives for a seeker's message."""
+    failure: str = ""
+    """Why the speaker gave no answer after every retry; the conversation is broken off here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +92,11 @@ class Conversation:
         """Supporter messages so far."""
         return sum(message.role == "supporter" for message in self.messages)
 
+    @property
+    def failure(self) -> str:
+        """Why the latest speaker gave no answer; empty if it gave one."""
+        return self.messages[-1].failure
+
     def __post_init__(self) -> None:
         if not self.messages:
             raise UserError(f"Conversation {self.id!r} must have a message, got none")
@@ -107,6 +114,8 @@ class Verdict:
     """The goal is reached under the critic's rule."""
     answers: tuple[Outcome, ...] = ()
     """Every sampled answer, parsed; includes ``unparsed``."""
+    failure: str = ""
+    """Why the critic gave no verdict after every retry; the conversation is broken off here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +131,12 @@ class Episode:
     def is_success(self) -> bool:
         """The last verdict is a success."""
         return bool(self.verdicts) and self.verdicts[-1].is_success
+
+    @property
+    def failure(self) -> str:
+        """Why the conversation was broken off; empty if it was not."""
+        verdict = self.verdicts[-1].failure if self.verdicts else ""
+        return self.conversation.failure or verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
