@@ -4,11 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rlff_lightning.agents.counts import Counts
 from rlff_lightning.types import Conversation, Message, Verdict
 
 
 class Supporter(ABC):
     """Replies to seekers."""
+
+    counts: Counts = Counts()
+    """What was used up so far; an agent that calls a model adds to it."""
 
     @abstractmethod
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
@@ -22,6 +26,9 @@ class Supporter(ABC):
 class Seeker(ABC):
     """Plays the people who look for support."""
 
+    counts: Counts = Counts()
+    """What was used up so far; an agent that calls a model adds to it."""
+
     @abstractmethod
     def open(self, seeds: Sequence[int]) -> list[Conversation]:
         """Begin one conversation per seed, each with its opening message."""
@@ -33,6 +40,9 @@ class Seeker(ABC):
 
 class Critic(ABC):
     """Judges how the seeker fares."""
+
+    counts: Counts = Counts()
+    """What was used up so far; an agent that calls a model adds to it."""
 
     @abstractmethod
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
