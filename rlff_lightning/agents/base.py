@@ -13,6 +13,8 @@ class Supporter(ABC):
 
     counts: Counts = Counts()
     """What was used up so far; an agent that calls a model adds to it."""
+    fingerprint: str = ""
+    """What decides its words beyond its settings, e.g. the hash of its prompts."""
 
     @abstractmethod
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
@@ -28,6 +30,8 @@ class Seeker(ABC):
 
     counts: Counts = Counts()
     """What was used up so far; an agent that calls a model adds to it."""
+    fingerprint: str = ""
+    """What decides its words beyond its settings, e.g. the hash of its prompts."""
 
     @abstractmethod
     def open(self, seeds: Sequence[int]) -> list[Conversation]:
@@ -37,12 +41,18 @@ class Seeker(ABC):
     def answer(self, conversations: Sequence[Conversation]) -> list[Conversation]:
         """Append the seeker's answer to each conversation; each ends with a supporter's message."""
 
+    def close(self) -> None:
+        """Free what the seeker holds."""
+        return
+
 
 class Critic(ABC):
     """Judges how the seeker fares."""
 
     counts: Counts = Counts()
     """What was used up so far; an agent that calls a model adds to it."""
+    fingerprint: str = ""
+    """What decides its words beyond its settings, e.g. the hash of its prompts."""
 
     @abstractmethod
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
@@ -52,6 +62,10 @@ class Critic(ABC):
     @abstractmethod
     def name(self) -> str:
         """The judge's name and rule, as every reported success rate must state it."""
+
+    def close(self) -> None:
+        """Free what the critic holds."""
+        return
 
 
 class Cast(NamedTuple):
