@@ -76,13 +76,51 @@ class RewardFormat:
             messages = messages[1:]
             before, said = self._encode(context, messages, reply)
         if len(before) + len(said) > settings.max_tokens:
-            raise UserError(
-                f"context {context.id!r}: a reward model's input must have at most "
-                f"RewardInput.max_tokens={settings.max_tokens} tokens, got "
-                f"{len(before) + len(said)}; raise the limit or set too_long: drop_oldest"
-            )
+            raise self._over_limit(context, len(before) + len(said))
         self.num_shortened += 1
         return before, said
+
+    def apart(
+        self, context: Conversation, reply: Message
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Encode a context, its latest message and a reply to it, each as a text of its own.
+
+        Returns:
+            Token ids of the three, each within the limit.
+
+        Raises:
+            UserError: If the context is over the limit and ``too_long`` is ``error``, or if a
+                single message is.
+        """
+        shown = messages = context.messages[-(self.settings.max_messages or 0) :]
+        told = self._text_ids(context, shown)
+        is_cut = self.settings.too_long == "drop_oldest"
+        while is_cut and len(shown) > 1 and len(told) > self.settings.max_tokens:
+            shown = shown[1:]
+            told = self._text_ids(context, shown)
+        latest = self._text_ids(context, messages[-1:])
+        spoken = replace(reply, reasoning="")
+        said = self._chat.reply_ids(spoken) if self._chat else self._text_ids(context, (spoken,))
+        longest = max(len(told), len(latest), len(said))
+        if longest > self.settings.max_tokens:
+            raise self._over_limit(context, longest)
+        self.num_shortened += len(shown) < len(messages)
+        return told, latest, said
+
+    def _text_ids(self, context: Conversation, messages: tuple[Message, ...]) -> list[int]:
+        if self._chat is not None:
+            return self._chat.prompt_ids(replace(context, messages=messages))
+        told = " ".join(message.text for message in messages)
+        # Text that looks like a control token must stay text.
+        encoded: list[int] = self.tokenizer(told, split_special_tokens=True)["input_ids"]
+        return encoded
+
+    def _over_limit(self, context: Conversation, length: int) -> UserError:
+        return UserError(
+            f"context {context.id!r}: a reward model's input must have at most "
+            f"RewardInput.max_tokens={self.settings.max_tokens} tokens, got {length}; "
+            "raise the limit or set too_long: drop_oldest"
+        )
 
     def _encode(
         self, context: Conversation, messages: tuple[Message, ...], reply: Message

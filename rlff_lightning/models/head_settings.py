@@ -6,6 +6,9 @@ from typing import Literal
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.pooling import Pooling
 
+Reads = Literal["joined", "apart"]
+"""Context and reply as one text, or each embedded by itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSettings:
@@ -14,12 +17,15 @@ class HeadSettings:
     Args:
         kind: ``regression`` predicts the value itself, ``outcomes`` how probable each of the
             critic's outcomes is, ``binary`` the probability of a positive one.
+        reads: ``joined`` reads context and reply as one text; ``apart`` embeds the context, its
+            latest message and the reply each by itself (sentence encoders are made for that).
         pooling: State that is read: of the ``last`` attended token (decoders), the ``mean`` over
             all, or the first one's, ``cls`` (encoders).
         class_values: Value of each outcome, for ``outcomes`` only.
     """
 
     kind: Literal["regression", "outcomes", "binary"] = "regression"
+    reads: Reads = "joined"
     pooling: Pooling = "last"
     class_values: tuple[float, ...] = ()
 
@@ -29,6 +35,11 @@ class HeadSettings:
                 "HeadSettings.class_values must be two or more for kind 'outcomes' and none for "
                 f"other kinds, got {self.class_values} for {self.kind!r}"
             )
+
+    @property
+    def num_states(self) -> int:
+        """States of the trunk's width that the head reads at once; see ``pooling.compare``."""
+        return 5 if self.reads == "apart" else 1
 
     @property
     def num_outputs(self) -> int:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 Pooling = Literal["last", "mean", "cls"]
 """State of the last attended token, the mean over attended tokens, or the first one's state."""
@@ -36,3 +37,24 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         case "cls":
             return hidden[rows, mask.long().argmax(1)].float()
     raise ValueError(f"pooling must be 'last', 'mean' or 'cls', got {pooling!r}")
+
+
+def compare(context: Tensor, latest: Tensor, reply: Tensor) -> Tensor:
+    """Lay a reply beside what it answers, for a linear head to weigh.
+
+    x = [c, l, r, c * r, l * r], each of c, l, r normalised to mean 0 and variance 1
+
+    Args:
+        context: State of the whole context, ``(B, H)``.
+        latest: State of its latest message, ``(B, H)``.
+        reply: State of the reply, ``(B, H)``.
+
+    Returns:
+        ``(B, 5 H)``; the products alone tell replies that fit a context from others.
+
+    Source: Conneau et al. 2017, InferSent, arXiv:1705.02364, sec. 3.1 (products of two texts).
+    """
+    said, heard, answer = (
+        layer_norm(state, state.shape[-1:]) for state in (context, latest, reply)
+    )
+    return torch.cat([said, heard, answer, said * answer, heard * answer], dim=-1)

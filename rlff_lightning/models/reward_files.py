@@ -80,6 +80,7 @@ def read_reward_files(folder: Path, *, dtype: Literal["float32", "bfloat16"]) ->
         backbone=Backbone(str(folder), quantize=found["quantize"], dtype=dtype),
         settings=HeadSettings(
             kind=found["kind"],
+            reads=found.get("reads", "joined"),
             pooling=found["pooling"],
             class_values=tuple(found["class_values"]),
         ),

@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from peft import PeftModel
@@ -12,12 +12,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.group_inputs import Sharing, group_inputs
-from rlff_lightning.models.head_settings import HeadSettings
+from rlff_lightning.models.head_settings import HeadSettings, Reads
 from rlff_lightning.models.output_head import transformers_model
-from rlff_lightning.models.pooling import pool, positions_of
+from rlff_lightning.models.pooling import compare, pool, positions_of
 from rlff_lightning.models.reward_files import read_reward_files, write_reward_files
 
-__all__ = ["HeadSettings", "RewardModel"]
+__all__ = ["HeadSettings", "RewardModel", "Texts"]
+
+
+class Texts(NamedTuple):
+    """Tokenised texts, padded on any side. B rows, L tokens."""
+
+    ids: Tensor
+    """``(B, L)``, int64."""
+    mask: Tensor
+    """``True`` at real tokens, at least one per row, ``(B, L)``."""
 
 
 class RewardModel(nn.Module):
@@ -45,7 +54,7 @@ class RewardModel(nn.Module):
                 f"{type(base).__name__} cannot score: it takes no position_ids, so that padding "
                 "would change a score"
             )
-        width = base.config.get_text_config().hidden_size
+        width = base.config.get_text_config().hidden_size * settings.num_states
         self.trunk = trunk
         self.settings = settings
         self.head = nn.Linear(width, settings.num_outputs, dtype=torch.float32)
@@ -64,6 +73,23 @@ class RewardModel(nn.Module):
             ``(B, num_outputs)``, float32: standardised value, logits of outcomes, or a logit.
 
         Raises:
+            UserError: If a text is longer than the trunk has positions for, or the head reads
+                context and reply apart.
+        """
+        self._must_read("joined")
+        return self._read(self.embed(input_ids, attention_mask))
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Give the state of each row's text that the head's ``pooling`` names.
+
+        Args:
+            input_ids: Padded on any side, ``(B, L)``.
+            attention_mask: ``True`` or 1 at real tokens, at least one per row, ``(B, L)``.
+
+        Returns:
+            ``(B, H)``, float32.
+
+        Raises:
             UserError: If a text is longer than the trunk has positions for.
         """
         mask = attention_mask.bool()
@@ -74,7 +100,33 @@ class RewardModel(nn.Module):
             attention_mask=mask.long(),
             position_ids=places + self._first_position,
         ).last_hidden_state
-        return self._read(pool(hidden, mask, self.settings.pooling))
+        return pool(hidden, mask, self.settings.pooling)
+
+    def forward_apart(self, contexts: Texts, latest: Texts, replies: Texts) -> Tensor:
+        """Predict from context, its latest message and the reply, each embedded by itself.
+
+        Args:
+            contexts: One per group, N rows.
+            latest: The message that each context ends with, N rows.
+            replies: Siblings adjacent, N * G rows.
+
+        Returns:
+            ``(N * G, num_outputs)``, as ``forward`` has it.
+
+        Raises:
+            UserError: If a text is too long, or the head reads context and reply as one text.
+        """
+        states = self.states_apart(contexts, latest, replies)
+        return self._read(states)
+
+    def states_apart(self, contexts: Texts, latest: Texts, replies: Texts) -> Tensor:
+        """Give what the head reads in ``forward_apart``, ``(N * G, 5 H)``, float32."""
+        self._must_read("apart")
+        size = len(replies.ids) // len(contexts.ids)
+        said, heard = (
+            self.embed(*texts).repeat_interleave(size, dim=0) for texts in (contexts, latest)
+        )
+        return compare(said, heard, self.embed(*replies))
 
     def forward_groups(
         self,
@@ -100,6 +152,7 @@ class RewardModel(nn.Module):
         Raises:
             UserError: If the head does not read the last token, or a text is too long.
         """
+        self._must_read("joined")
         if self.settings.pooling != "last":
             raise UserError(
                 f"Groups share a prompt only with pooling 'last', got {self.settings.pooling!r}"
@@ -204,6 +257,12 @@ class RewardModel(nn.Module):
         self.label_mean = state["label_mean"]
         self.label_std = state["label_std"]
         self.is_trained = state["is_trained"]
+
+    def _must_read(self, reads: Reads) -> None:
+        if self.settings.reads != reads:
+            raise UserError(
+                f"HeadSettings.reads must be {reads!r} for this input, got {self.settings.reads!r}"
+            )
 
     def _read(self, states: Tensor) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):

@@ -84,3 +84,23 @@ def test_limits_come_back_from_the_models_folder(tmp_path: Path) -> None:
 def test_a_folder_without_limits_is_no_reward_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no reward model: must hold reward_input"):
         read_reward_input(tmp_path)
+
+
+def test_texts_read_apart_are_each_a_text_of_their_own() -> None:
+    shown = RewardFormat(TOKENIZER, RewardInput(max_messages=2))
+    told, latest, said = map(TOKENIZER.decode, shown.apart(context("one", "two", "three"), REPLY))
+    turn = "<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
+    assert told == f"<|im_start|>assistant\ntwo<|im_end|>\n{turn}"
+    assert latest == turn
+    assert said == "five<|im_end|>"
+    assert shown.num_shortened == 0
+
+
+def test_a_context_read_apart_drops_its_oldest_messages_and_counts_that() -> None:
+    texts = ("one " * 40, "two", "three")
+    limit = len(RewardFormat(TOKENIZER).apart(context("two", "three"), REPLY)[0])
+    with pytest.raises(UserError, match=f"at most RewardInput.max_tokens={limit} tokens, got"):
+        RewardFormat(TOKENIZER, RewardInput(max_tokens=limit)).apart(context(*texts), REPLY)
+    short = RewardFormat(TOKENIZER, RewardInput(max_tokens=limit, too_long="drop_oldest"))
+    assert "one" not in TOKENIZER.decode(short.apart(context(*texts), REPLY)[0])
+    assert short.num_shortened == 1

@@ -18,7 +18,7 @@ from transformers import (
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone, LoraSettings
-from rlff_lightning.models.reward_head import HeadSettings, RewardModel
+from rlff_lightning.models.reward_head import HeadSettings, RewardModel, Texts
 
 SIZES = {
     "vocab_size": 31,
@@ -290,3 +290,65 @@ def test_the_packaged_sentence_encoder_loads_as_a_trunk():
     weights = batch["attention_mask"][..., None]
     vectors = nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
+
+
+def texts_of(*texts: list[int], left: int = 0, right: int = 0) -> Texts:
+    return Texts(*rows(list(texts), left, right))
+
+
+@pytest.mark.parametrize(("kind", "pooling"), [("qwen2", "last"), ("bert", "mean")])
+def test_texts_read_apart_score_the_same_in_any_company(kind: str, pooling: str):
+    model = RewardModel(trunk(kind), HeadSettings(reads="apart", pooling=pooling)).eval()
+    contexts, latest = [[5, 9, 2], [7]], [[2], [7, 7]]
+    replies = [[1, 2, 3], [4], [8, 30], [6, 4, 1, 1]]
+    alone = torch.cat(
+        [
+            model.forward_apart(
+                texts_of(contexts[i // 2]), texts_of(latest[i // 2]), texts_of(reply)
+            )
+            for i, reply in enumerate(replies)
+        ]
+    )
+    assert alone.shape == (4, 1)
+    assert alone.std() > 0.05
+    found = model.forward_apart(
+        texts_of(*contexts, left=3), texts_of(*latest, right=2), texts_of(*replies, left=1)
+    )
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+
+
+def test_a_head_that_reads_apart_weighs_three_texts_and_two_products():
+    model = RewardModel(trunk("bert"), HeadSettings(reads="apart", pooling="cls")).eval()
+    told, heard, said = texts_of([5, 9, 2]), texts_of([2]), texts_of([4, 1])
+    c, last, r = (
+        nn.functional.layer_norm(model.trunk(text.ids).last_hidden_state[0, 0], (32,))
+        for text in (told, heard, said)
+    )
+    with torch.no_grad():
+        expected = model.head(torch.cat([c, last, r, c * r, last * r]))
+        found = model.forward_apart(told, heard, said)[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_an_input_of_the_other_kind_is_refused():
+    joined, apart = (
+        RewardModel(trunk("bert"), HeadSettings(pooling="cls")),
+        HeadSettings(reads="apart", pooling="cls"),
+    )
+    text = texts_of([1])
+    with pytest.raises(UserError, match="must be 'apart' for this input, got 'joined'"):
+        joined.forward_apart(text, text, text)
+    with pytest.raises(UserError, match="must be 'joined' for this input, got 'apart'"):
+        RewardModel(trunk("bert"), apart)(*text)
+
+
+def test_how_the_head_reads_survives_the_disk(pocket_folder: Path, tmp_path: Path):
+    settings = HeadSettings(reads="apart")
+    model = trained(RewardModel(Backbone(str(pocket_folder)).build_trunk(), settings))
+    model.save_pretrained(tmp_path / "reward")
+    loaded = RewardModel.load(tmp_path / "reward")
+    assert loaded.settings == settings
+    text = texts_of([3, 4])
+    torch.testing.assert_close(
+        loaded.forward_apart(text, text, text), model.forward_apart(text, text, text)
+    )
