@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -101,6 +102,27 @@ class CriticRule:
             outcome=max(self.order, key=lambda o: counts[o]) if counts else "unparsed",
             is_success=bool(counts) and self.reaches_goal(value),
             answers=outcomes,
+        )
+
+    def expected_verdict(self, logps: Sequence[float]) -> Verdict:
+        """Judge a seeker turn from the options' log-probabilities: nothing sampled or unparsed.
+
+        value = sum_o p_o v_o,  p_o = exp(logp_o) / sum_o' exp(logp_o')
+
+        Args:
+            logps: Log-probability of each option of ``options`` in nats, up to one constant.
+
+        Returns:
+            The exact expectation, the most probable outcome, and no answers.
+        """
+        best = max(logps)
+        weights = [math.exp(logp - best) for logp in logps]
+        total = math.fsum(weights)
+        value = math.fsum(w * v for w, v in zip(weights, self.values, strict=True)) / total
+        return Verdict(
+            value=value,
+            outcome=self.order[weights.index(max(weights))],
+            is_success=self.reaches_goal(value),
         )
 
     def succeeds(self, answers: Sequence[str]) -> bool:

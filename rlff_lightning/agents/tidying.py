@@ -1,0 +1,49 @@
+"""What a model wrote beyond its own message is cut; what it could not finish is dropped."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_SENTENCE_END = re.compile(r"""(?:[.!?…]+["'”’»)\]*]*(?=\s|$)|[。！？]+[」』”]*)""")  # noqa: RUF001
+_CONTROL = r"<\|[^\s|<>]+\|>"
+
+
+class Tidied(NamedTuple):
+    """A message, and what was done to it."""
+
+    text: str
+    """What is left; may be empty."""
+    is_cut: bool
+    """The speaker had gone on as someone else, or put a name before the message."""
+    is_shortened: bool
+    """The last sentence was not finished."""
+
+
+def tidy(text: str, labels: Sequence[str], *, is_finished: bool) -> Tidied:
+    """Keep one speaker's own, finished sentences.
+
+    A name before the message is taken off. From the next ``Name:`` at the beginning of a line or
+    behind a sentence, or from the next control token, all is cut. If the text ran into the token
+    limit and nothing was cut, the words behind the last finished sentence are dropped.
+
+    Args:
+        text: A model's answer without its reasoning.
+        labels: Names that begin a speaker's line.
+        is_finished: The model ended by itself.
+
+    Returns:
+        What is left, stripped.
+    """
+    names = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+    label = rf"\*{{0,2}}(?:{names})\*{{0,2}}\s*[:：]\*{{0,2}}"  # noqa: RUF001
+    text = text.strip()
+    own = re.sub(rf"\A(?:{label}\s*)", "", text) if labels else text
+    other = rf"(?m:^\s*{label})|(?<=[.!?…。！？\"”)])\s*{label}|{_CONTROL}"  # noqa: RUF001
+    bleeding = re.search(other if labels else _CONTROL, own)
+    kept = own[: bleeding.start()].strip() if bleeding else own
+    is_cut = len(kept) < len(text)
+    if is_finished or bleeding:
+        return Tidied(kept, is_cut, False)
+    ends = [match.end() for match in _SENTENCE_END.finditer(kept)]
+    whole = kept[: ends[-1]] if ends else ""
+    return Tidied(whole, is_cut, len(whole) < len(kept))

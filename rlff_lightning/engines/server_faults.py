@@ -1,0 +1,86 @@
+"""What can go wrong with a request to a server: what is tried again, and what never helps."""
+
+import json
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from time import time
+
+import openai
+
+from rlff_lightning.engines.chat_model import FaultCause
+from rlff_lightning.errors import UserError
+
+_MAX_REASON = 300
+
+
+class TransientError(Exception):
+    """A request failed in a way that may pass."""
+
+    def __init__(self, cause: FaultCause, reason: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(f"{cause}: {_line(reason)}")
+        self.cause: FaultCause = cause
+        self.retry_after_s = retry_after_s
+
+
+class RefusedError(Exception):
+    """The server refuses this request, and would again; other requests may pass."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"refused: {_line(reason)}")
+
+
+FAILURES = (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError)
+"""What the client raises when a request fails."""
+
+
+def explained(error: Exception, owner: str, secret: str) -> Exception:
+    """Tell what a failure of ``FAILURES`` means.
+
+    Args:
+        error: What the client raised.
+        owner: Whose settings are to be mended if they are at fault.
+        secret: Never to be shown, though a server may repeat it.
+
+    Returns:
+        A ``TransientError``, a ``RefusedError``, or a ``UserError`` if no request can ever pass.
+    """
+    if isinstance(error, openai.APITimeoutError):
+        return TransientError("timeout", "no answer in time")
+    if isinstance(error, openai.APIConnectionError):
+        return TransientError("connection", str(error.__cause__ or error) or "connection lost")
+    if isinstance(error, openai.APIStatusError):
+        message = error.message.replace(secret, "***") if secret else error.message
+        return _of_status(error, f"{error.status_code} {message}", owner)
+    return TransientError("bad answer", f"no valid JSON ({type(error).__name__})")
+
+
+def _of_status(error: openai.APIStatusError, reason: str, owner: str) -> Exception:
+    status = error.status_code
+    if status == 429:
+        return TransientError("rate limit", reason, _retry_after_s(error.response.headers))
+    if status >= 500:
+        return TransientError("server error", reason, _retry_after_s(error.response.headers))
+    if status == 408:
+        return TransientError("timeout", reason)
+    if status in (401, 403):
+        return UserError(f"{owner}.api_key_variable: the server denies access: {_line(reason)}")
+    if status == 404:
+        return UserError(f"{owner}.model or base_url is unknown to the server: {_line(reason)}")
+    return RefusedError(reason)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Read ``Retry-After``: seconds, or a date; 0 without one."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except ValueError:
+        return 0.0
+
+
+def _line(reason: str) -> str:
+    return " ".join(reason.split())[:_MAX_REASON]

@@ -1,0 +1,180 @@
+"""Many requests at once from synchronous code: an event loop in a thread, retries, one budget.
+
+A whole-server outage is noticed by all requests together: once nothing has been answered for
+longer than the budget, each gives up after its next attempt instead of its last.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from anyio.from_thread import start_blocking_portal
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    wait_exponential_jitter,
+)
+
+from rlff_lightning.engines.chat_model import FaultCause
+from rlff_lightning.engines.server_faults import FAILURES, RefusedError, TransientError, explained
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a request is tried."""
+
+    max_attempts: int
+    """Attempts of one request."""
+    max_wait_s: float
+    """Longest pause between two attempts that the server did not ask for, seconds."""
+    max_outage_s: float
+    """Time without any answer from the server after which requests give up, seconds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply(Generic[T]):
+    """What became of a request."""
+
+    value: T | None
+    """What was read from the answer; ``None`` if the request failed."""
+    failure: str = ""
+    """Why it failed."""
+    retries: tuple[FaultCause, ...] = ()
+    """Cause of every attempt that was followed by another."""
+
+
+class ServerSession:
+    """An open client; belongs to the process that made it.
+
+    Args:
+        owner: Whose settings a mistake is blamed on.
+        base_url: Of the server's API.
+        api_key: Sent as the bearer token, never shown; empty for a server that asks for none.
+        concurrency: Most requests in flight.
+        timeout_s: Longest time for one attempt.
+        patience: How long a request is tried.
+    """
+
+    def __init__(
+        self,
+        *,
+        owner: str,
+        base_url: str,
+        api_key: str,
+        concurrency: int,
+        timeout_s: float,
+        patience: Patience,
+    ) -> None:
+        self.owner = owner
+        self.patience = patience
+        self.pid = os.getpid()
+        self._secret = api_key
+        self._backoff = wait_exponential_jitter(
+            multiplier=0.5, max=patience.max_wait_s, jitter=min(1.0, patience.max_wait_s)
+        )
+        self._slots = asyncio.Semaphore(concurrency)
+        self._failing_since: float | None = None
+        self._open = ExitStack()
+        self._portal = self._open.enter_context(start_blocking_portal(name="rlff-server"))
+        self._client = AsyncOpenAI(
+            base_url=base_url,
+            # Without one the client would send the key that it finds in the environment.
+            api_key=api_key or "none",
+            timeout=timeout_s,
+            max_retries=0,
+        )
+
+    def send(
+        self, bodies: Sequence[dict[str, Any]], read: Callable[[ChatCompletion], T]
+    ) -> list[Reply[T]]:
+        """Send chat completion requests and wait for all.
+
+        Args:
+            bodies: Arguments of the client's ``chat.completions.create``.
+            read: Takes an answer apart; raises ``TransientError`` if it is none.
+
+        Returns:
+            One reply per request, in order.
+
+        Raises:
+            UserError: If the server denies access or does not know the model.
+        """
+        future = self._portal.start_task_soon(self._send_all, bodies, read)
+        try:
+            replies: list[Reply[T]] = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        return replies
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        self._portal.call(self._client.close)
+        self._open.close()
+
+    async def _send_all(
+        self, bodies: Sequence[dict[str, Any]], read: Callable[[ChatCompletion], T]
+    ) -> list[Reply[T]]:
+        tasks = [asyncio.ensure_future(self._send(body, read)) for body in bodies]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _send(self, body: dict[str, Any], read: Callable[[ChatCompletion], T]) -> Reply[T]:
+        causes: list[FaultCause] = []
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(TransientError),
+            wait=self._wait_s,
+            stop=self._gives_up,
+            before_sleep=lambda state: causes.append(_fault(state).cause),
+            reraise=True,
+        )
+        try:
+            value: T = await attempts(self._attempt, body, read)
+        except (TransientError, RefusedError) as error:
+            return Reply(value=None, failure=str(error), retries=tuple(causes))
+        return Reply(value=value, retries=tuple(causes))
+
+    async def _attempt(self, body: dict[str, Any], read: Callable[[ChatCompletion], T]) -> T:
+        async with self._slots:
+            try:
+                value = read(await self._client.chat.completions.create(**body))
+            except FAILURES as error:
+                raise self._noted(explained(error, self.owner, self._secret)) from None
+            except TransientError as fault:
+                raise self._noted(fault) from None
+        self._failing_since = None
+        return value
+
+    def _noted(self, error: Exception) -> Exception:
+        """Begin an outage with the first fault after an answer; a refusal is an answer."""
+        if not isinstance(error, TransientError):
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = monotonic()
+        return error
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        return max(self._backoff(state), _fault(state).retry_after_s)
+
+    def _gives_up(self, state: RetryCallState) -> bool:
+        begun = self._failing_since if self._failing_since is not None else monotonic()
+        is_outage = monotonic() + state.upcoming_sleep - begun > self.patience.max_outage_s
+        return is_outage or state.attempt_number >= self.patience.max_attempts
+
+
+def _fault(state: RetryCallState) -> TransientError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, TransientError)
+    return error
