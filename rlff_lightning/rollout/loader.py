@@ -1,7 +1,6 @@
-"""The experience loop as a data loader: sized, resumable, and always sampled by current weights."""
+"""The experience loop as a data loader: sized and resumable in the middle of an iteration."""
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,44 +9,19 @@ from torch import Tensor
 
 from rlff_lightning.dialogue.chat import ChatFormat
 from rlff_lightning.dialogue.reply_format import parse_reply
-from rlff_lightning.engines.base import Completion, Engine, Sampling
+from rlff_lightning.engines.base import Engine
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.advantages import group_advantages
+from rlff_lightning.functional.kl import sequence_kl
 from rlff_lightning.rollout.batching import balanced_parts
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience, collate
 from rlff_lightning.rollout.group import Group, describe
+from rlff_lightning.rollout.learner import Learner
 from rlff_lightning.rollout.ranks import of_all_ranks, of_this_rank
+from rlff_lightning.rollout.sampler import Rollout, RolloutSampler
 from rlff_lightning.rollout.scorers import Sampled, Scorer
 from rlff_lightning.rollout.settings import RolloutSettings
-from rlff_lightning.seeds import derive_seed
-
-NUM_PROBES = 4
-"""Prompts whose tokens prove a sync."""
-
-
-class Learner(ABC):
-    """What the loop asks of the module that learns."""
-
-    @abstractmethod
-    def sync(self, iteration: int, probes: Sequence[list[int]]) -> dict[str, float]:
-        """Give the engine the current weights and prove it on probe tokens.
-
-        Args:
-            iteration: Counts the syncs; never repeats in a run.
-            probes: Token ids of a few prompts.
-
-        Returns:
-            What to log, by log key.
-        """
-
-    @abstractmethod
-    def window_size(self, groups: Sequence[Group]) -> Tensor:
-        """Size of an update on all ranks, which its loss is divided by."""
-
-    @abstractmethod
-    def finish(self, batch: Experience) -> Experience:
-        """Add the log-probabilities that the trainer and the reference have at rollout."""
 
 
 class ExperienceLoader:
@@ -82,24 +56,26 @@ class ExperienceLoader:
                 f"least updates times accumulate_grad_batches={num_parts}, got {settings.prompts}"
             )
         self.learner = learner
-        self.engine = engine
-        self.chat = chat
         self.contexts = contexts
         self.scorers = scorers
         self.settings = settings
         self.num_parts = num_parts
-        self.seed = seed
+        self.sampler = RolloutSampler(learner, engine, chat, contexts, settings, seed)
         self.iteration = 0
         self.report: dict[str, float] = {}
         self.groups: list[Group] = []
         self._buffer: list[Experience] = []
         self._given = 0
-        contexts.start(seed)
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Optimizer steps of one iteration."""
+        return self.settings.updates * self.settings.epochs
 
     @property
     def batches_per_iteration(self) -> int:
         """Micro-batches of one iteration."""
-        return self.settings.updates * self.num_parts
+        return self.updates_per_iteration * self.num_parts
 
     def __len__(self) -> int:
         return self.settings.iterations_per_epoch * self.batches_per_iteration
@@ -113,58 +89,121 @@ class ExperienceLoader:
             if not self._left:
                 self._buffer, self._given = self._iterate(), 0
             self._given += 1
-            yield self._buffer[self._given - 1]
+            yield self._buffer[(self._given - 1) % len(self._buffer)]
+
+    def close(self) -> None:
+        """Wait for a rollout that the engine still samples."""
+        self.sampler.close()
 
     @property
     def _left(self) -> int:
-        return len(self._buffer) - self._given
+        return len(self._buffer) * self.settings.epochs - self._given
 
     def _iterate(self) -> list[Experience]:
-        times: dict[str, float] = {}
-        clock = _Clock(times)
-        contexts = self.contexts.take(self.settings.prompts)
-        prompts = [self.chat.prompt_ids(context) for context in contexts]
-        report = self.learner.sync(self.iteration, prompts[:NUM_PROBES])
-        clock.lap("time/sync")
-        completions = self._sample(prompts)
-        clock.lap("time/generate")
-        samples = [
-            Sampled(
-                context=contexts[index // self.settings.group_size],
-                text=completion.text,
-                reply=parse_reply(completion.text),
-                token_ids=completion.token_ids,
-                is_finished=completion.is_finished,
-            )
-            for index, completion in enumerate(completions)
-        ]
+        rollout = self.sampler.take()
+        clock = _Clock()
+        groups = self._grouped(rollout)
+        samples = [sample for group in groups for sample in group.samples]
         scores = {scorer.name: scorer.weight * scorer.score(samples) for scorer in self.scorers}
-        rewards = torch.stack(list(scores.values())).sum(0)
-        size = self.settings.group_size
-        advantages = self._advantages(rewards)
-        self.groups = [
-            Group(
-                prompt=prompts[index],
-                completions=completions[index * size : (index + 1) * size],
-                samples=samples[index * size : (index + 1) * size],
-                rewards={
-                    name: values[index * size : (index + 1) * size].tolist()
-                    for name, values in scores.items()
-                },
-                advantages=advantages[index * size : (index + 1) * size].tolist(),
-            )
-            for index in range(len(prompts))
-        ]
-        clock.lap("time/score")
-        report |= self.contexts.observe([[s.reply for s in group.samples] for group in self.groups])
-        report |= describe(self.groups)
+        report = rollout.report
+        report |= self.contexts.observe([[s.reply for s in group.samples] for group in groups])
         for scorer in self.scorers:
             report |= scorer.report()
-        batches = self._batches()
+        clock.lap("time/score")
+        # The engine works on the next rollout from here on.
+        self.sampler.go_ahead()
+        clock.restart()
+        parts = self._parts(groups)
+        batches = [self._batch([groups[i] for i in part], window) for part, window in parts]
+        rows = [self._rows(part) for part, _ in parts]
+        if self.settings.reward_kl_coef:
+            scores["kl"] = -self.settings.reward_kl_coef * self._kl(batches, rows)
+        advantages = self._advantages(torch.stack(list(scores.values())).sum(0))
+        batches = [
+            batch._replace(advantages=advantages[chosen].to(batch.advantages.device))
+            for batch, chosen in zip(batches, rows, strict=True)
+        ]
+        self.groups = [
+            group._replace(
+                rewards={name: values[self._rows([i])].tolist() for name, values in scores.items()},
+                advantages=advantages[self._rows([i])].tolist(),
+            )
+            for i, group in enumerate(groups)
+        ]
         clock.lap("time/reference")
-        self.report = report | times
+        self.report = report | describe(self.groups) | clock.times
         self.iteration += 1
         return batches
+
+    def _grouped(self, rollout: Rollout) -> list[Group]:
+        """Put completions beside their contexts, without rewards yet."""
+        size = self.settings.group_size
+        groups = []
+        for index, (context, prompt) in enumerate(
+            zip(rollout.contexts, rollout.prompts, strict=True)
+        ):
+            completions = rollout.completions[index * size : (index + 1) * size]
+            samples = [
+                Sampled(
+                    context=context,
+                    text=completion.text,
+                    reply=parse_reply(completion.text),
+                    token_ids=completion.token_ids,
+                    is_finished=completion.is_finished,
+                )
+                for completion in completions
+            ]
+            groups.append(Group(prompt, completions, samples, rewards={}, advantages=[]))
+        return groups
+
+    def _parts(self, groups: Sequence[Group]) -> list[tuple[list[int], Tensor]]:
+        """Spread groups over updates and micro-batches of about equally many tokens.
+
+        Returns:
+            For each micro-batch its groups' indices, and the size of its update.
+        """
+        share = len(groups) // self.settings.updates
+        parts = []
+        for start in range(0, len(groups), share):
+            chosen = groups[start : start + share]
+            window = self.learner.window_size(chosen)
+            costs = [
+                len(group.prompt) + sum(len(c.token_ids) for c in group.completions)
+                for group in chosen
+            ]
+            for part in balanced_parts(costs, self.num_parts):
+                parts.append(([start + index for index in part], window))
+        return parts
+
+    def _batch(self, groups: Sequence[Group], window: Tensor) -> Experience:
+        """Collate groups with all log-probabilities; advantages come once rewards are complete."""
+        return self.learner.finish(
+            collate(
+                [group.prompt for group in groups],
+                [group.completions for group in groups],
+                torch.zeros(len(groups) * self.settings.group_size),
+                window,
+            )
+        )
+
+    def _rows(self, groups: Sequence[int]) -> Tensor:
+        """Indices of the groups' completions among all of the iteration's."""
+        size = self.settings.group_size
+        return (torch.tensor(groups)[:, None] * size + torch.arange(size)).flatten()
+
+    def _kl(self, batches: Sequence[Experience], rows: Sequence[Tensor]) -> Tensor:
+        """Estimate the KL of the policy that sampled to the reference, by completion, ``(B,)``."""
+        found = torch.empty(sum(map(len, rows)))
+        for batch, chosen in zip(batches, rows, strict=True):
+            assert batch.ref_logps is not None
+            estimate = sequence_kl(
+                batch.sampling_logps,
+                batch.ref_logps,
+                batch.completion_mask,
+                self.settings.reward_kl_estimator,
+            )
+            found[chosen] = estimate.to("cpu", found.dtype)
+        return found
 
     def _advantages(self, rewards: Tensor) -> Tensor:
         """Score this rank's completions, ``(B,)``; a batch's spread is that of all ranks."""
@@ -174,52 +213,14 @@ class ExperienceLoader:
         )
         return of_this_rank(torch.split(advantages, [len(values) for values in everywhere]))
 
-    def _sample(self, prompts: Sequence[list[int]]) -> list[Completion]:
-        repeated = [prompt for prompt in prompts for _ in range(self.settings.group_size)]
-        seeds = [
-            derive_seed(self.seed, "sample", self.iteration, row) for row in range(len(repeated))
-        ]
-        sampling = Sampling(
-            temperature=self.settings.temperature, max_tokens=self.settings.max_tokens
-        )
-        return self.engine.generate(repeated, sampling, seeds)
-
-    def _batches(self) -> list[Experience]:
-        updates = self.settings.updates
-        share = len(self.groups) // updates
-        batches = []
-        for update in range(updates):
-            groups = self.groups[update * share : (update + 1) * share]
-            window = self.learner.window_size(groups)
-            costs = [
-                len(group.prompt) + sum(len(c.token_ids) for c in group.completions)
-                for group in groups
-            ]
-            for part in balanced_parts(costs, self.num_parts):
-                chosen = [groups[index] for index in part]
-                batch = collate(
-                    [group.prompt for group in chosen],
-                    [group.completions for group in chosen],
-                    torch.tensor([a for group in chosen for a in group.advantages]),
-                    window,
-                )
-                batches.append(self.learner.finish(batch))
-        return batches
-
     def state_dict(self) -> dict[str, Any]:
         """Give the whole state of every rank's loop as tensors and plain values."""
         buffer = [
             {name: value.cpu() for name, value in batch._asdict().items() if value is not None}
             for batch in self._buffer
         ]
-        state = {
-            "iteration": self.iteration,
-            "given": self._given,
-            "contexts": self.contexts.state_dict(),
-            "buffer": buffer,
-            "seed": self.seed,
-        }
-        return {"ranks": of_all_ranks(state)}
+        own = {"iteration": self.iteration, "given": self._given, "buffer": buffer}
+        return {"ranks": of_all_ranks(own | self.sampler.state_dict())}
 
     def load_state_dict(self, states: dict[str, Any]) -> None:
         """Continue this rank's loop, be it in the middle of an iteration."""
@@ -227,13 +228,17 @@ class ExperienceLoader:
         optional: dict[str, Any] = {"old_logps": None, "ref_logps": None}
         self.iteration, self._given = state["iteration"], state["given"]
         self._buffer = [Experience(**{**optional, **fields}) for fields in state["buffer"]]
-        self.contexts.load_state_dict(state["contexts"])
-        self.seed = state["seed"]
+        self.sampler.load_state_dict(state)
 
 
 class _Clock:
-    def __init__(self, times: dict[str, float]) -> None:
-        self.times = times
+    """Seconds between laps, by log key."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+        self.restart()
+
+    def restart(self) -> None:
         self.last = time.perf_counter()
 
     def lap(self, name: str) -> None:

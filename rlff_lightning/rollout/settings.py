@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.advantages import Scale
+from rlff_lightning.functional.kl import KLEstimator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,14 +20,24 @@ class RolloutSettings:
     max_tokens: int = 256
     """Limit of a completion, reasoning and end-of-sequence included."""
     updates: int = 1
-    """Optimizer steps per iteration; each takes its own part of the prompts."""
+    """Optimizer steps per pass over an iteration; each takes its own part of the prompts."""
+    epochs: int = 1
+    """Passes over an iteration's completions; ratios are against the policy at rollout."""
+    ahead: bool = False
+    """Sample the next iteration while this one is trained on: one iteration stale, which the
+    mismatch weights correct. Saves time if the engine computes elsewhere, as on a server."""
     iterations_per_epoch: int = 1
     """RL iterations that make a Trainer epoch."""
     advantage_scale: Scale = "group"
     """Advantages are divided by the std of the ``group``, of the ``batch``, or not (``none``)."""
+    reward_kl_coef: float = 0.0
+    """Weight of each completion's KL to the reference model in its reward; a KL in the loss is the
+    objective's ``kl_coef``."""
+    reward_kl_estimator: KLEstimator = "k1"
+    """How the KL in the reward is estimated."""
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "max_tokens", "updates", "iterations_per_epoch"):
+        for name in ("prompts", "max_tokens", "updates", "epochs", "iterations_per_epoch"):
             if getattr(self, name) < 1:
                 value = getattr(self, name)
                 raise UserError(f"RolloutSettings.{name} must be at least 1, got {value!r}")
@@ -38,4 +49,8 @@ class RolloutSettings:
         if self.temperature <= 0:
             raise UserError(
                 f"RolloutSettings.temperature must be above 0, got {self.temperature!r}"
+            )
+        if self.reward_kl_coef < 0:
+            raise UserError(
+                f"RolloutSettings.reward_kl_coef must be at least 0, got {self.reward_kl_coef!r}"
             )

@@ -15,7 +15,8 @@ from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.rollout.contexts import LiveConversations
 from rlff_lightning.rollout.experience import Experience
 from rlff_lightning.rollout.group import Group
-from rlff_lightning.rollout.loader import ExperienceLoader, Learner
+from rlff_lightning.rollout.learner import Learner
+from rlff_lightning.rollout.loader import ExperienceLoader
 from rlff_lightning.rollout.scorers import RepetitionScorer, Sampled, Scorer
 from rlff_lightning.rollout.settings import RolloutSettings
 
