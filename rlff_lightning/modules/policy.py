@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
-from rlff_lightning.engines.base import Engine
-from rlff_lightning.engines.sync import sync_weights, verify_sync
+from rlff_lightning.engines.base import Engine, Sampling
+from rlff_lightning.engines.sync import AdapterSync, sync_weights, verify_sync
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.objectives import GRPO
 from rlff_lightning.functional.policy_objective import PolicyObjective
@@ -21,11 +21,13 @@ from rlff_lightning.models.group_inputs import Sharing
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.saving import save_model
 from rlff_lightning.modules.schedules import by_step
+from rlff_lightning.modules.update_report import UpdateReport, peak_memory_mb
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience
 from rlff_lightning.rollout.group import Group
-from rlff_lightning.rollout.loader import ExperienceLoader, Learner
-from rlff_lightning.rollout.scorers import Scorer
+from rlff_lightning.rollout.learner import Learner
+from rlff_lightning.rollout.loader import ExperienceLoader
+from rlff_lightning.rollout.scorers import Learning, Scorer
 from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.seeds import derive_seed, run_seed
 
@@ -45,6 +47,8 @@ class PolicyModule(LightningModule, Learner):
         warmup_steps: Optimizer steps in which the rate rises.
         weight_decay: Of AdamW.
         sharing: Whether a group's prompt is computed once or per completion.
+        adapter_sync: How a LoRA policy reaches the engine: its ``adapter`` alone, or all weights
+            with it ``merged`` in, out of place; on a CPU vLLM serves adapters slowly.
         max_mismatch: Largest mean difference between the engine's and the trainer's
             log-probabilities of probe tokens after a sync, nats; beyond it the run stops.
         seed: Root of every draw of the loop; ``None`` takes the run's ``seed_everything``.
@@ -65,6 +69,7 @@ class PolicyModule(LightningModule, Learner):
         warmup_steps: int = 0,
         weight_decay: float = 0.0,
         sharing: Sharing = "auto",
+        adapter_sync: AdapterSync = "adapter",
         max_mismatch: float = 1e-4,
         seed: int | None = None,
     ) -> None:
@@ -82,6 +87,7 @@ class PolicyModule(LightningModule, Learner):
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
         self.sharing: Sharing = sharing
+        self.adapter_sync: AdapterSync = adapter_sync
         self.max_mismatch = max_mismatch
         self.seed = run_seed(seed)
         self.model: LanguageModel | None = None
@@ -89,7 +95,7 @@ class PolicyModule(LightningModule, Learner):
         # A list hides the reference from the module registry: Lightning must not move, save or
         # shard it.
         self._reference: list[nn.Module] = []
-        self._window: list[dict[str, Tensor]] = []
+        self._update = UpdateReport()
         self._resumed: list[dict[str, Any]] = []
 
     @override
@@ -104,7 +110,7 @@ class PolicyModule(LightningModule, Learner):
         if self.model is not None:
             return
         self.model = self.backbone.build()
-        if self.objective.kl_coef and not hasattr(self.model, "peft_config"):
+        if self._needs_reference and not hasattr(self.model, "peft_config"):
             self._reference.append(self.backbone.build().requires_grad_(False).eval())
 
     @override
@@ -135,6 +141,11 @@ class PolicyModule(LightningModule, Learner):
     def on_fit_start(self) -> None:
         for reference in self._reference:
             reference.to(self.device)
+        sampling = Sampling(
+            temperature=self.rollout.temperature, max_tokens=self.rollout.max_tokens
+        )
+        for scorer in self.scorers:
+            scorer.attach(Learning(self._policy, self.engine, self.settings, sampling))
 
     @override
     def configure_optimizers(self) -> Any:
@@ -146,13 +157,17 @@ class PolicyModule(LightningModule, Learner):
         return by_step(optimizer, lambda step: min(1.0, (step + 1) / warmup))
 
     @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._update.start_clock()
+
+    @override
     def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
-        stats = self._logps(self._policy, batch, with_entropy=True)
-        logps, mask = stats.logps, batch.completion_mask
-        on_policy = logps.detach()
+        stats = self._logps(self._policy, batch, with_entropy=self.objective.entropy_coef != 0)
+        mask = batch.completion_mask
+        old_logps = stats.logps.detach() if batch.old_logps is None else batch.old_logps
         terms = self.objective.terms(
-            logps,
-            on_policy if batch.old_logps is None else batch.old_logps,
+            stats.logps,
+            old_logps,
             batch.advantages,
             mask,
             ref_logps=batch.ref_logps,
@@ -160,43 +175,33 @@ class PolicyModule(LightningModule, Learner):
             entropy=stats.entropy,
         )
         loss = self.objective.loss(terms, mask, batch.window)
-        count = mask.sum()
-        # Against the trainer at rollout: later updates move the policy, not the mismatch.
-        at_rollout = on_policy if batch.old_logps is None else batch.old_logps
-        gap = (at_rollout - batch.sampling_logps).abs()[mask]
-        self._window.append(
-            {
-                "train/policy_loss": loss.policy_loss.detach(),
-                "train/kl": (loss.kl if loss.kl is not None else count * 0.0).detach(),
-                "sum/entropy": (stats.entropy * mask).sum().detach(),
-                "sum/engine_mismatch": gap.sum(),
-                "sum/clipped_low": (terms.surrogate.is_clipped_low & mask).sum(),
-                "sum/clipped_high": (terms.surrogate.is_clipped_high & mask).sum(),
-                "tokens": count,
-            }
-        )
+        self._update.add(batch, terms, loss, old_logps=old_logps, entropy=stats.entropy)
         # Lightning divides by the window's micro-batches, and DDP by the ranks.
         return loss.loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        sums = torch.stack(
-            [torch.stack([part[name] for part in self._window]).sum().float() for name in WINDOW]
-        )
-        self._window.clear()
-        # Every rank's part was divided by the whole window: the parts add up.
-        whole = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        window = dict(zip(WINDOW, whole.unbind(), strict=True))
-        tokens = window.pop("tokens")
-        for name, value in window.items():
-            is_sum = name.startswith("sum/")
-            key = name.replace("sum/", "train/")
-            self.log(key, value / tokens if is_sum else value, sync_dist=False)
+        reduce = self.trainer.strategy.reduce
+        self.log_dict(self._update.close(lambda sums: reduce(sums, reduce_op="sum")))  # type: ignore[return-value]
         assert self.experience is not None
         self.log_dict(self.experience.report)
         for name, short in (("rollout/reward", "reward"), ("rollout/live_success", "live")):
             if name in self.experience.report:
                 self.log(short, self.experience.report[name], prog_bar=True, logger=False)
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._update.stop_clock()
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return
+        assert self.experience is not None
+        report = self.experience.report
+        update = self._update.take_seconds()
+        rollout = sum(value for name, value in report.items() if name.startswith("time/"))
+        whole = update + rollout / self.experience.updates_per_iteration
+        self.log("time/update", update)
+        self.log("time/tokens_per_s", self._update.num_tokens / whole)
+        self.log("memory/peak_mb", peak_memory_mb(self.device))
 
     def _logps(self, model: nn.Module, batch: Experience, *, with_entropy: bool = False) -> Any:
         return group_logps(
@@ -211,6 +216,10 @@ class PolicyModule(LightningModule, Learner):
         )
 
     @property
+    def _needs_reference(self) -> bool:
+        return bool(self.objective.kl_coef or self.rollout.reward_kl_coef)
+
+    @property
     def _policy(self) -> LanguageModel:
         if self.model is None:
             raise UserError("PolicyModule must be set up by a Trainer before it is used")
@@ -219,7 +228,9 @@ class PolicyModule(LightningModule, Learner):
     @override
     def sync(self, iteration: int, probes: Sequence[list[int]]) -> dict[str, float]:
         folder = Path(self.trainer.default_root_dir) / "engine_adapter" / f"rank-{self.global_rank}"
-        sync_weights(self._policy, self.engine, version=iteration, folder=folder)
+        sync_weights(
+            self._policy, self.engine, version=iteration, folder=folder, how=self.adapter_sync
+        )
         cuts = [max(1, len(probe) - 16) for probe in probes]
         mismatch = verify_sync(
             self._policy,
@@ -241,9 +252,9 @@ class PolicyModule(LightningModule, Learner):
     @torch.no_grad()
     def finish(self, batch: Experience) -> Experience:
         moved = Experience(*(None if x is None else x.to(self.device) for x in batch))  # type: ignore[arg-type]
-        if self.rollout.updates > 1:
+        if self.rollout.updates * self.rollout.epochs > 1:
             moved = moved._replace(old_logps=self._logps(self._policy, moved).logps)
-        if not self.objective.kl_coef:
+        if not self._needs_reference:
             return moved
         if self._reference:
             reference = self._logps(self._reference[0], moved).logps
@@ -262,16 +273,6 @@ class PolicyModule(LightningModule, Learner):
 
     @override
     def teardown(self, stage: str) -> None:
+        if self.experience is not None:
+            self.experience.close()
         self.engine.close()
-
-
-WINDOW = (
-    "train/policy_loss",
-    "train/kl",
-    "sum/entropy",
-    "sum/engine_mismatch",
-    "sum/clipped_low",
-    "sum/clipped_high",
-    "tokens",
-)
-"""What is summed over an update's micro-batches before it is logged."""

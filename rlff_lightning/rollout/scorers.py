@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rlff_lightning.dialogue.chat import ChatSettings
 from rlff_lightning.dialogue.reply_format import is_well_formed
+from rlff_lightning.engines.base import Engine, Sampling
 from rlff_lightning.types import Conversation, Message
 
 
@@ -25,6 +28,19 @@ class Sampled:
     """As sampled."""
     is_finished: bool
     """It ended by itself, not at the token limit."""
+
+
+class Learning(NamedTuple):
+    """What a scorer may use of the policy that learns."""
+
+    model: nn.Module
+    """The policy as it is trained."""
+    engine: Engine
+    """Samples its replies, with the weights of the latest sync."""
+    chat: ChatSettings
+    """How conversations are shown to it."""
+    sampling: Sampling
+    """How its replies are drawn."""
 
 
 class Scorer(ABC):
@@ -54,6 +70,13 @@ class Scorer(ABC):
 
     def start(self, device: torch.device) -> None:
         """Load what is needed; called once before the first score."""
+        return
+
+    def attach(self, learning: Learning) -> None:
+        """Meet the policy that learns, once it is built and before the first score.
+
+        Only a policy stage calls this; where samples are scored without one, nobody does.
+        """
         return
 
 
@@ -86,9 +109,20 @@ class RepetitionScorer(Scorer):
         self.size = size
 
     def score(self, samples: Sequence[Sampled]) -> Tensor:
-        return torch.tensor([-self._share(sample.reply.text) for sample in samples])
+        return torch.tensor([-repeated_share(sample.reply.text, self.size) for sample in samples])
 
-    def _share(self, text: str) -> float:
-        words = text.lower().split()
-        grams = [tuple(words[i : i + self.size]) for i in range(len(words) - self.size + 1)]
-        return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+def repeated_share(text: str, size: int) -> float:
+    """Share of a text's word n-grams that it has said before; 0 for one with fewer words.
+
+    Args:
+        text: Any text; letter case does not matter.
+        size: Words of an n-gram.
+
+    Example:
+        >>> repeated_share("so so so", 1)
+        0.6666666666666667
+    """
+    words = text.lower().split()
+    grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

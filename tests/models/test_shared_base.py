@@ -107,7 +107,7 @@ def test_three_roles_in_turn_leave_the_policys_training_as_it_was(
 
 def test_the_three_roles_differ_and_come_back_after_an_error(pocket_folder: Path, tokenizer):
     folder = reward_folder(pocket_folder, tokenizer)
-    policy, (ids, mask) = policy_of(pocket_folder), batch()
+    policy, ids = policy_of(pocket_folder), batch()[0]
     shared = SharedRewardModel(folder, policy)
     as_policy = policy(ids).logits
     with policy_without_adapter(policy):
