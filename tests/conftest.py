@@ -1,11 +1,20 @@
 """What every test relies on: no network, no deadline on a busy machine, the command itself."""
 
+import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from hypothesis import settings
@@ -110,3 +119,166 @@ def reward_folder(
     data = StoredFutures(str(futures_folder), batch_size=8)
     quiet_trainer(folder, max_epochs=1, limit_val_batches=0).fit(module, data)
     return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def long_pocket_folder(tmp_path_factory: pytest.TempPathFactory, pocket_folder: Path) -> Path:
+    """The warm-started model with room for whole prompts, which it is too small to understand."""
+    folder = tmp_path_factory.mktemp("long") / "model"
+    shutil.copytree(pocket_folder, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = 4096
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_server(
+    tmp_path_factory: pytest.TempPathFactory, long_pocket_folder: Path
+) -> Iterator[str]:
+    """The address of a real vLLM server, which knows its model as ``pocket``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    # One process more at most, and one that has imported everything already.
+    environment |= {"VLLM_WORKER_MULTIPROC_METHOD": "fork", "OMP_NUM_THREADS": "1"}
+    command = f"-m vllm.entrypoints.openai.api_server --model {long_pocket_folder}"
+    command += f" --served-model-name pocket --host 127.0.0.1 --port {port} --dtype float32"
+    command += " --enforce-eager --block-size 32 --kv-cache-memory-bytes 268435456"
+    command += " --distributed-executor-backend uni --disable-uvicorn-access-log"
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, *command.split()],
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 600
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+class FaultyProxy:
+    """Stands before a server and answers some requests itself: with the fault whose turn it is.
+
+    Args:
+        upstream: Address of the real server.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream)
+        self.faults: Iterator[str] = iter(())
+        self.is_down = False
+        self.num_faults = 0
+        self.most_at_once = 0
+        self._at_once = 0
+        self.seen: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self._lock = threading.Lock()
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                proxy.handle(self, self.rfile.read(int(self.headers["Content-Length"])))
+
+            def log_message(self, *words: object) -> None:
+                return
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 256
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}{self.upstream.path}"
+
+    def handle(self, asked: BaseHTTPRequestHandler, body: bytes) -> None:
+        with self._lock:
+            self.seen.append((dict(asked.headers.items()), json.loads(body)))
+            fault = "drop" if self.is_down else next(self.faults, "")
+            self.num_faults += bool(fault)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            self._answer(asked, body, fault)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, asked: BaseHTTPRequestHandler, body: bytes, fault: str) -> None:
+        if fault in ("drop", "hang"):
+            time.sleep(2.0 if fault == "hang" else 0)
+            asked.close_connection = True
+            asked.connection.shutdown(socket.SHUT_RDWR)
+        elif fault == "garbage":
+            self._reply(asked, 200, b'{"choices": [{"mess')
+        elif fault == "page":
+            self._reply(asked, 200, b"<html>Sign in</html>", {"Content-Type": "text/html"})
+        elif fault == "empty":
+            self._reply(asked, 200, b'{"id": "x", "object": "chat.completion", "choices": []}')
+        elif fault:
+            status, _, pause = fault.partition(" after ")
+            headers = {"Retry-After": pause} if pause else {}
+            # A careless server repeats what it was sent.
+            error = {"error": {"message": f"no: {asked.headers['Authorization']}"}}
+            self._reply(asked, int(status), json.dumps(error).encode(), headers)
+        else:
+            self._pass_on(asked, body)
+
+    def _pass_on(self, asked: BaseHTTPRequestHandler, body: bytes) -> None:
+        upstream = HTTPConnection(self.upstream.hostname or "", self.upstream.port, timeout=120)
+        upstream.request("POST", asked.path, body, {"Content-Type": "application/json"})
+        answer = upstream.getresponse()
+        self._reply(asked, answer.status, answer.read())
+        upstream.close()
+
+    def _reply(
+        self,
+        asked: BaseHTTPRequestHandler,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        asked.send_response(status)
+        named = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in {**named, **(headers or {})}.items():
+            asked.send_header(name, value)
+        asked.end_headers()
+        asked.wfile.write(body)
+
+
+@pytest.fixture
+def faulty_proxy(chat_server: str) -> Iterator[FaultyProxy]:
+    """A proxy in front of the real server, without faults until a test names some."""
+    proxy = FaultyProxy(chat_server)
+    yield proxy
+    proxy.close()

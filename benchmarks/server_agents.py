@@ -1,0 +1,203 @@
+"""Throughput against a server: agents, and a bare async client with the very same requests.
+
+    python benchmarks/server_agents.py
+    python benchmarks/server_agents.py --base-url http://127.0.0.1:8000/v1 --model NAME
+
+Without an address it starts vLLM with an untrained pocket model, whose answers all run into the
+token limit. Both sides take turns in one run; every round draws other seeds.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.request import urlopen
+
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion
+
+from rlff_lightning.agents.base import Cast
+from rlff_lightning.agents.language_model_critic import LanguageModelCritic
+from rlff_lightning.agents.language_model_seeker import LanguageModelSeeker
+from rlff_lightning.agents.prompted_supporter import PromptedSupporter
+from rlff_lightning.agents.scripted.corpus import write_corpus
+from rlff_lightning.dialogue.turns import reply_contexts
+from rlff_lightning.engines.chat_model import Answer, Chat, ChatSampling
+from rlff_lightning.engines.server import ServerChatModel
+from rlff_lightning.engines.server_answers import chat_body
+from rlff_lightning.models.pocket import build_pocket_model
+from rlff_lightning.models.pocket_tokenizer import train_tokenizer
+from rlff_lightning.seeds import derive_seed
+from rlff_lightning.types import Conversation, Message
+
+
+class RecordingModel(ServerChatModel):
+    """Remembers what it was asked, so that the other side can ask the same."""
+
+    bodies: list[dict[str, Any]]
+
+    def answer(self, chats: Sequence[Chat], sampling: ChatSampling) -> list[Answer]:
+        """Answer as ever."""
+        self.bodies = [chat_body(self.model, chat, sampling) for chat in chats]
+        return super().answer(chats, sampling)
+
+
+def main() -> int:
+    """Measure and print one line per round, then the ratio of the medians."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--base-url")
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--conversations", type=int, default=128)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with server(options.base_url) as url:
+        cast = cast_of(url, options)
+        contexts = scripted_contexts(options.conversations)
+        asyncio.run(warmed_up(url, options.model))
+        play_turn(cast, contexts, 0)
+        rates: dict[str, list[float]] = {"agents": [], "bare": []}
+        for number in range(1, options.rounds + 1):
+            began = time.perf_counter()
+            tokens, bodies = play_turn(cast, contexts, number)
+            rates["agents"].append(tokens / (time.perf_counter() - began))
+            bare_tokens, wall = asyncio.run(bare(url, bodies, options.concurrency))
+            rates["bare"].append(bare_tokens / wall)
+            shown = {side: round(own[-1]) for side, own in rates.items()}
+            print(json.dumps({"round": number, "requests": len(bodies), "tokens_per_s": shown}))
+    ratios = [a / b for a, b in zip(rates["agents"], rates["bare"], strict=True)]
+    print(json.dumps({"ratio_of_medians": median(rates["agents"]) / median(rates["bare"])}))
+    print(json.dumps({"ratios": [round(ratio, 3) for ratio in ratios]}))
+    return 0
+
+
+def cast_of(url: str, options: argparse.Namespace) -> Cast:
+    """Let one model play all three roles; every answer counts, so none is asked for again."""
+
+    def model() -> RecordingModel:
+        return RecordingModel(options.model, url, concurrency=options.concurrency)
+
+    limits = {"max_tokens": options.max_tokens, "max_empty_retries": 0}
+    return Cast(
+        PromptedSupporter(model(), **limits),
+        LanguageModelSeeker(model(), **limits),
+        LanguageModelCritic(model(), max_tokens=options.max_tokens),
+    )
+
+
+def scripted_contexts(count: int) -> list[Conversation]:
+    """Take contexts of all depths from the scripted corpus."""
+    dialogues = write_corpus(count, seed=0)
+    contexts = [context for dialogue in dialogues for context, _ in reply_contexts(dialogue)]
+    return contexts[:: max(1, len(contexts) // count)][:count]
+
+
+def play_turn(
+    cast: Cast, contexts: Sequence[Conversation], number: int
+) -> tuple[int, list[dict[str, Any]]]:
+    """Let every role speak once in all contexts; give the sampled tokens and the requests."""
+    agents = (cast.supporter, cast.seeker, cast.critic)
+    before = [agent.counts for agent in agents]
+    states = [replace(c, seed=derive_seed(c.seed, number)) for c in contexts]
+    cast.supporter.reply(states)
+    told = Message(role="supporter", text="I hear you.")
+    heard = [replace(state, messages=(*state.messages, told)) for state in states]
+    cast.seeker.answer(heard)
+    cast.critic.judge(states)
+    used = [agent.counts - old for agent, old in zip(agents, before, strict=True)]
+    models = (agent.model for agent in agents)  # type: ignore[attr-defined]
+    return sum(one.completion_tokens for one in used), [b for m in models for b in m.bodies]
+
+
+async def warmed_up(url: str, model: str) -> None:
+    """Ask once, so that no side pays for the server's first request."""
+    async with AsyncOpenAI(base_url=url, api_key="none") as client:
+        turn: Any = [{"role": "user", "content": "Hello."}]
+        await client.chat.completions.create(model=model, messages=turn, max_tokens=4)
+
+
+async def bare(url: str, bodies: Sequence[dict[str, Any]], concurrency: int) -> tuple[int, float]:
+    """Send the requests by the client alone; give the sampled tokens and the seconds."""
+    slots = asyncio.Semaphore(concurrency)
+
+    async def send(client: AsyncOpenAI, body: dict[str, Any]) -> ChatCompletion:
+        async with slots:
+            answer: ChatCompletion = await client.chat.completions.create(**body)
+            return answer
+
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        began = time.perf_counter()
+        answers = await asyncio.gather(*(send(client, body) for body in bodies))
+        wall = time.perf_counter() - began
+    return sum(answer.usage.completion_tokens for answer in answers if answer.usage), wall
+
+
+@contextmanager
+def server(base_url: str | None) -> Iterator[str]:
+    """Use a running server, or start one with the pocket model and end it afterwards."""
+    if base_url:
+        yield base_url
+        return
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        build_pocket(Path(folder))
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        command = f"-m vllm.entrypoints.openai.api_server --model {folder}"
+        command += f" --served-model-name pocket --host 127.0.0.1 --port {port} --dtype float32"
+        command += " --enforce-eager --block-size 32 --kv-cache-memory-bytes 536870912"
+        command += " --disable-uvicorn-access-log"
+        environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+        running = subprocess.Popen(
+            [sys.executable, *command.split()],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            while not is_up(f"http://127.0.0.1:{port}/health"):
+                if running.poll() is not None:
+                    raise SystemExit("the server did not start")
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            running.terminate()
+            running.wait()
+
+
+def is_up(url: str) -> bool:
+    """Tell whether a server answers."""
+    try:
+        with urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def build_pocket(folder: Path) -> None:
+    """Write an untrained model with a tokenizer of the scripted corpus."""
+    texts = [m.text for d in write_corpus(200, seed=0) for m in d.messages]
+    tokenizer = train_tokenizer(texts, vocab_size=1024)
+    tokenizer.save_pretrained(folder)
+    model = build_pocket_model(
+        len(tokenizer),
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+        max_positions=4096,
+    )
+    model.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

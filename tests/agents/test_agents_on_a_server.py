@@ -1,0 +1,98 @@
+import json
+import threading
+import time
+from itertools import repeat
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from rlff_lightning.agents.base import Cast
+from rlff_lightning.agents.language_model_critic import LanguageModelCritic
+from rlff_lightning.agents.language_model_seeker import LanguageModelSeeker
+from rlff_lightning.agents.prompted_supporter import PromptedSupporter
+from rlff_lightning.agents.self_play import play
+from rlff_lightning.engines.engine_chat import EngineChatModel
+from rlff_lightning.engines.server import ServerChatModel
+from rlff_lightning.engines.transformers import TransformersEngine
+from rlff_lightning.types import Conversation, Message
+
+# The server starts within the first test that needs it, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(900)
+
+FAULTS = ("drop", "503", "500", "429 after 0.1", "garbage", "page", "empty")
+
+
+@pytest.fixture
+def cards(tmp_path: Path) -> str:
+    file = tmp_path / "cards.json"
+    texts = [f"Age: {age}\nProblem: sleeps badly since the move" for age in range(20, 30)]
+    file.write_text(json.dumps([{"base": text, "source": "own"} for text in texts]))
+    return str(file)
+
+
+def cast_of(url: str, cards: str, **settings: Any) -> Cast:
+    def model() -> ServerChatModel:
+        return ServerChatModel("pocket", url, **{"max_wait_s": 0.2, **settings})
+
+    # So small a model seldom ends a sentence: a short one is asked for often enough.
+    return Cast(
+        PromptedSupporter(model(), temperature=1.0, max_tokens=24, max_empty_retries=12),
+        LanguageModelSeeker(model(), cards, temperature=1.0, max_tokens=24, max_empty_retries=12),
+        LanguageModelCritic(model(), "default", "choice"),
+    )
+
+
+def test_no_conversation_is_lost_where_a_third_of_requests_fails_and_the_server_restarts(
+    faulty_proxy: Any, cards: str
+) -> None:
+    draw = Random(0)
+    faulty_proxy.faults = (draw.choice(FAULTS) if draw.random() < 0.3 else "" for _ in repeat(0))
+    cast = cast_of(faulty_proxy.url, cards, max_attempts=30)
+
+    def restart() -> None:
+        while len(faulty_proxy.seen) < 40:
+            time.sleep(0.01)
+        faulty_proxy.is_down = True
+        time.sleep(1.5)
+        faulty_proxy.is_down = False
+
+    threading.Thread(target=restart, daemon=True).start()
+    opened = cast.seeker.open(range(12))
+    episodes = play(opened, cast, max_turns=2)
+    assert [episode.conversation.seed for episode in episodes] == list(range(12))
+    for episode in episodes:
+        turns = [verdict for verdict in episode.verdicts if not verdict.failure]
+        assert episode.failure or episode.is_success or len(turns) == 2
+        assert not episode.failure or episode.failure.startswith("empty message")
+    agents = (cast.supporter.counts, cast.seeker.counts, cast.critic.counts)
+    assert sum(counts.retries for counts in agents) == faulty_proxy.num_faults
+    assert faulty_proxy.num_faults > 0.2 * len(faulty_proxy.seen)
+    assert all(counts.prompt_tokens > counts.completion_tokens > 0 for counts in agents)
+
+
+def test_a_server_that_stays_away_breaks_off_every_conversation_with_its_reason(
+    faulty_proxy: Any, cards: str
+) -> None:
+    cast = cast_of(faulty_proxy.url, cards, max_attempts=2, max_outage_s=0.5)
+    faulty_proxy.is_down = True
+    episodes = play(cast.seeker.open(range(5)), cast, max_turns=2)
+    assert [episode.conversation.seed for episode in episodes] == list(range(5))
+    assert cast.seeker.counts.failures == 5
+    assert all(conversation.conversation.messages for conversation in episodes)
+
+
+def test_a_critic_reads_the_same_expectation_from_server_and_process(
+    chat_server: str, long_pocket_folder: Path, cards: str
+) -> None:
+    judged = [
+        Conversation(id=text, messages=(Message(role="seeker", text=text),))
+        for text in ("I am so sad.", "It is all solved, thank you.")
+    ]
+    served = LanguageModelCritic(ServerChatModel("pocket", chat_server), "ppdpp", "logps")
+    engine = TransformersEngine(str(long_pocket_folder), max_model_len=2048)
+    own = LanguageModelCritic(EngineChatModel(engine), "ppdpp", "logps")
+    for one, other in zip(served.judge(judged), own.judge(judged), strict=True):
+        assert one.value == pytest.approx(other.value, abs=1e-3)
+        assert one.outcome == other.outcome
