@@ -141,11 +141,8 @@ class PolicyModule(LightningModule, Learner):
     def on_fit_start(self) -> None:
         for reference in self._reference:
             reference.to(self.device)
-        sampling = Sampling(
-            temperature=self.rollout.temperature, max_tokens=self.rollout.max_tokens
-        )
         for scorer in self.scorers:
-            scorer.attach(Learning(self._policy, self.engine, self.settings, sampling))
+            scorer.attach(self.learning)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -218,6 +215,14 @@ class PolicyModule(LightningModule, Learner):
     @property
     def _needs_reference(self) -> bool:
         return bool(self.objective.kl_coef or self.rollout.reward_kl_coef)
+
+    @property
+    def learning(self) -> Learning:
+        """What scorers may use of this stage, once the model is built."""
+        sampling = Sampling(
+            temperature=self.rollout.temperature, max_tokens=self.rollout.max_tokens
+        )
+        return Learning(self._policy, self.engine, self.settings, sampling)
 
     @property
     def _policy(self) -> LanguageModel:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from rlff_lightning.engines.base import Completion
+from rlff_lightning.rollout.reward_signs import reward_signs
 from rlff_lightning.rollout.scorers import Sampled
 
 
@@ -42,4 +43,5 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
     report["rollout/reward"] = torch.cat(totals).mean().item()
     flat = [total.std() < 1e-6 for total in totals]
     report["rollout/flat_groups"] = sum(bool(is_flat) for is_flat in flat) / len(flat)
-    return report
+    signs = reward_signs([group.samples for group in groups], [group.rewards for group in groups])
+    return report | signs
