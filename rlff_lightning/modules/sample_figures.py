@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlff_lightning.dialogue.reply_format import is_well_formed
+from rlff_lightning.functional.diversity import distinct
 from rlff_lightning.metrics.by_dialogue import mean_by_dialogue
 from rlff_lightning.rollout.scorers import Sampled
 from rlff_lightning.seeds import derive_seed
@@ -49,27 +50,6 @@ def mean_with_interval(samples: Sequence[Sampled], values: Tensor) -> dict[str, 
     mean = mean_by_dialogue(values.double(), dialogues)
     is_bounded = mean.high < torch.inf
     return {"mean": mean.value, "ci95": [mean.low, mean.high] if is_bounded else None}
-
-
-def distinct(texts: Sequence[Sequence[str]], size: int) -> float:
-    """Share of different n-grams among all n-grams of all texts; 0 without any.
-
-    Args:
-        texts: Words of each text.
-        size: Words of an n-gram, n.
-
-    Source: Li et al. 2016, arXiv:1510.03055, sec. 5.2 (distinct-1 and distinct-2).
-
-    Example:
-        >>> distinct([["how", "are", "you"], ["how", "is", "it"]], 1)
-        0.8333333333333334
-    """
-    grams = [
-        tuple(words[start : start + size])
-        for words in texts
-        for start in range(len(words) - size + 1)
-    ]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 _REASONINGS = 10

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlff_lightning.modules.sample_figures import describe_samples, distinct
+from rlff_lightning.modules.sample_figures import describe_samples
 from rlff_lightning.rollout.scorers import Sampled
 from rlff_lightning.types import Conversation, Message
 
@@ -15,12 +15,6 @@ def sampled(text: str, reasoning: str, source: str, *, is_finished: bool = True)
         token_ids=(),
         is_finished=is_finished,
     )
-
-
-def test_distinct_counts_different_pairs_within_texts_only() -> None:
-    # Pairs: "a b", "b a", "a b" and "b c": three of four differ; "a a" across texts is none.
-    assert distinct([["a", "b", "a"], ["a", "b", "c"]], 2) == 0.75
-    assert distinct([["a"], []], 2) == 0.0
 
 
 def test_figures_of_three_replies() -> None:

@@ -1,0 +1,195 @@
+"""Response quality as `test`: replies to held-out contexts beside the human's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from typing_extensions import override
+
+from rlff_lightning.agents.base import Supporter
+from rlff_lightning.data.replies import Example, Replies
+from rlff_lightning.errors import UserError
+from rlff_lightning.metrics.quality import ReferenceLikeness, ReplyForm
+from rlff_lightning.metrics.quality_bert import BertScore
+from rlff_lightning.metrics.quality_strategy import gold_strategies
+from rlff_lightning.metrics.quality_text import (
+    Likeness,
+    meteor_with_synonyms,
+    meteor_without_synonyms,
+)
+from rlff_lightning.models.backbone import Backbone
+from rlff_lightning.modules.quality_files import print_quality, write_quality, write_replies
+from rlff_lightning.modules.samples import ELSEWHERE, HUMAN
+from rlff_lightning.seeds import derive_seed
+from rlff_lightning.types import Message
+
+
+class QualityModule(LightningModule):
+    """Let policies reply once to every held-out context and compare with what the human said.
+
+    The human's own replies are the yardstick of length and variety, and a human's reply to another
+    context that of likeness: what is no more like the right reply than that one does not fit.
+
+    Args:
+        policies: Supporters by name, each as it is set up (greedy, unless it says otherwise).
+        strategies: Strategies to tell apart; ``None`` takes those that the held-out human replies
+            name. A reply follows the one that it or its reasoning names.
+        use_wordnet: Give METEOR with its synonym stage, which needs NLTK's WordNet data, instead
+            of the exact and stem stages alone.
+        bert_model: Encoder for BERTScore, a folder or a hub name; none without it.
+        batch_size: Contexts that a policy replies to at once, per process.
+        notes: What a reader must know to judge the figures; written with them.
+    """
+
+    def __init__(
+        self,
+        policies: dict[str, Supporter],
+        strategies: list[str] | None = None,
+        use_wordnet: bool = False,
+        bert_model: Backbone | None = None,
+        batch_size: int = 64,
+        notes: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if not policies:
+            raise UserError("QualityModule.policies must name a supporter, got none")
+        if taken := sorted({HUMAN, ELSEWHERE} & set(policies)):
+            raise UserError(f"QualityModule.policies must not be named {taken[0]!r}")
+        if batch_size < 1:
+            raise UserError(f"QualityModule.batch_size must be at least 1, got {batch_size!r}")
+        self.policies = policies
+        self.strategies = strategies
+        self.use_wordnet = use_wordnet
+        self.bert_model = bert_model
+        self.batch_size = batch_size
+        self.notes = notes or []
+        self._places: list[int] = []
+        self._num_seen = 0
+
+    @override
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        # Records hold no tensors, and Lightning refuses to look into frozen ones.
+        return batch
+
+    @override
+    def on_test_start(self) -> None:
+        if not isinstance(getattr(self.trainer, "datamodule", None), Replies):
+            raise UserError("QualityModule needs data of rlff_lightning.data.replies")
+        if not self._examples:
+            raise UserError("QualityModule needs a held-out context, got none; raise val_fraction")
+        self._places, self._num_seen = [], 0
+
+    @property
+    def _examples(self) -> Sequence[Example]:
+        """All held-out examples, the same on every rank."""
+        loader = self.trainer.test_dataloaders
+        assert loader is not None
+        examples: Sequence[Example] = loader.dataset.records
+        return examples
+
+    @override
+    def test_step(self, batch: Sequence[Example], batch_idx: int) -> None:
+        # The Trainer deals examples out by turns, and repeats the first to give every rank as many.
+        dealt = range(self._num_seen, self._num_seen + len(batch))
+        places = [self.global_rank + number * self.trainer.world_size for number in dealt]
+        self._places += [place for place in places if place < len(self._examples)]
+        self._num_seen += len(batch)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        examples = [self._examples[place] for place in self._places]
+        replies = {name: self._reply(policy, examples) for name, policy in self.policies.items()}
+        replies[HUMAN] = [reply for _, reply in examples]
+        replies[ELSEWHERE] = [self._elsewhere(place) for place in self._places]
+        folder = Path(self.trainer.default_root_dir)
+        write_replies(examples, replies, folder, self.global_rank)
+        summary = self._summary(examples, replies)
+        if self.trainer.is_global_zero:
+            write_quality(summary, folder)
+            print_quality(summary, folder)
+
+    def _reply(self, policy: Supporter, examples: Sequence[Example]) -> list[Message]:
+        contexts = [context for context, _ in examples]
+        replies: list[Message] = []
+        for start in range(0, len(contexts), self.batch_size):
+            replies += policy.reply(contexts[start : start + self.batch_size])
+        # One engine at a time.
+        policy.close()
+        return replies
+
+    def _elsewhere(self, place: int) -> Message:
+        count = len(self._examples)
+        return self._examples[(place + count // 2) % count][1]
+
+    def _summary(
+        self, examples: Sequence[Example], replies: dict[str, list[Message]]
+    ) -> dict[str, Any]:
+        dialogues = torch.tensor(
+            [derive_seed(context.source) for context, _ in examples], dtype=torch.int64
+        )
+        names = self.strategies if self.strategies is not None else self._gold_names()
+        likenesses = self._likenesses()
+        figures: dict[str, dict[str, float]] = {}
+        for supporter, said in replies.items():
+            form = ReplyForm(names).to(self.device)
+            form.update(said, dialogues)
+            figures[supporter] = form.compute()
+            if supporter != HUMAN:
+                figures[supporter] |= self._likeness(
+                    ReferenceLikeness(likenesses, names), said, replies[HUMAN], dialogues
+                )
+        shown = self._examples
+        return {
+            "contexts": len(shown),
+            "dialogues": len({context.source for context, _ in shown}),
+            "supporters": figures,
+            "strategies": names,
+            "measures": self._measures(),
+            "notes": self.notes,
+        }
+
+    def _likeness(
+        self,
+        likeness: ReferenceLikeness,
+        said: Sequence[Message],
+        human: Sequence[Message],
+        dialogues: Tensor,
+    ) -> dict[str, float]:
+        likeness.to(self.device).update(said, human, dialogues)
+        return likeness.compute()
+
+    def _gold_names(self) -> list[str]:
+        return sorted({name for _, reply in self._examples for name in gold_strategies(reply)})
+
+    def _likenesses(self) -> dict[str, Likeness]:
+        likenesses: dict[str, Likeness] = {}
+        if self.use_wordnet:
+            likenesses["meteor"] = meteor_with_synonyms
+        else:
+            likenesses["meteor_no_synonyms"] = meteor_without_synonyms
+        if self.bert_model is not None:
+            model = self.bert_model.build_trunk().eval().to(self.device)
+            limit = int(getattr(model.config, "max_position_embeddings", 512))
+            likenesses["bert_score"] = BertScore(model, self.bert_model.tokenizer(), limit)
+        return likenesses
+
+    def _measures(self) -> dict[str, str]:
+        """Say which definition each figure follows, for it decides the number."""
+        stages = "exact, stem and synonym stages" if self.use_wordnet else "exact and stem stages"
+        measures = {
+            "bleu": "of the corpus, sacrebleu's 13a words, lower-cased, not smoothed",
+            "rouge_l": "F1 per reply, words of letters and digits, lower-cased, not stemmed",
+            "meteor": f"per reply, NLTK, {stages}",
+            "distinct": "over all replies together, NLTK's wordpunct words, lower-cased",
+            "repetition": "share of a reply's word triples that it has said before",
+            "strategy_accuracy": "the strategy that a reply names is one that the human chose",
+        }
+        if self.bert_model is not None:
+            name = self.bert_model.model_name_or_path
+            measures["bert_score"] = f"F1 per reply, last layer of {name}, no idf, not rescaled"
+        return measures
