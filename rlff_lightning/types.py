@@ -167,3 +167,5 @@ class LabelledReply:
     """Every trajectory behind the value."""
     origin: Literal["policy", "human", "scripted"] = "policy"
     """Who wrote the candidate."""
+    failure: str = ""
+    """Why one of its futures was broken off; the value then says nothing and is never stored."""

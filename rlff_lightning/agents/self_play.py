@@ -22,6 +22,8 @@ def play(
 ) -> list[Episode]:
     """Carry conversations on until the goal is reached or the turns are used up.
 
+    A speaker or critic that gives up breaks its own conversation off, and no other.
+
     Args:
         conversations: Each ends with a seeker's message.
         cast: The supporter replies first, the seeker answers, the critic judges the answer; a
@@ -31,7 +33,8 @@ def play(
         on_turn: Called after every turn with the number of conversations that took it.
 
     Returns:
-        One episode per conversation, in order, with the verdicts of the turns played here.
+        One episode per conversation, in order, with the verdicts of the turns played here; the
+        ``failure`` of one that was broken off says why.
     """
     states = list(conversations)
     verdicts: list[list[Verdict]] = [[] for _ in states]
@@ -42,17 +45,23 @@ def play(
     live = [index for index, state in enumerate(states) if state.num_turns < limits[index]]
     while live:
         replies = cast.supporter.reply([states[index] for index in live])
-        heard = [say(states[index], reply) for index, reply in zip(live, replies, strict=True)]
-        answered = cast.seeker.answer(heard)
-        for index, state, verdict in zip(live, answered, cast.critic.judge(answered), strict=True):
+        for index, reply in zip(live, replies, strict=True):
+            states[index] = say(states[index], reply)
+        heard = [index for index in live if not states[index].failure]
+        answered = cast.seeker.answer([states[index] for index in heard]) if heard else []
+        for index, state in zip(heard, answered, strict=True):
             states[index] = state
+        told = [index for index in heard if not states[index].failure]
+        judged = cast.critic.judge([states[index] for index in told]) if told else []
+        for index, verdict in zip(told, judged, strict=True):
             verdicts[index].append(verdict)
         if on_turn:
             on_turn(len(live))
         live = [
             index
-            for index in live
-            if not verdicts[index][-1].is_success and states[index].num_turns < limits[index]
+            for index in told
+            if not (verdicts[index][-1].is_success or verdicts[index][-1].failure)
+            and states[index].num_turns < limits[index]
         ]
     return [
         Episode(conversation=state, verdicts=tuple(judged))

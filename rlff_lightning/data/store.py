@@ -1,12 +1,15 @@
 """Labelled replies on disk: Parquet parts that appear whole or not at all."""
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rlff_lightning.errors import UserError
@@ -14,6 +17,7 @@ from rlff_lightning.types import Conversation, Future, LabelledReply, Message
 
 SCHEMA = pa.schema(
     [
+        ("context_number", pa.int64()),
         ("context_id", pa.string()),
         ("source", pa.string()),
         ("problem", pa.string()),
@@ -33,19 +37,53 @@ SCHEMA = pa.schema(
         ("futures", pa.string()),
     ]
 )
-"""Columns; ``context`` and ``futures`` are JSON, ``turn`` counts earlier supporter messages."""
+"""Columns; ``context`` and ``futures`` are JSON, ``turn`` counts earlier supporter messages.
+
+``context_number`` is the context's place in the run, whatever was simulated first.
+"""
+
+_FINISHED = b"rlff_finished"
+"""Key of a part's metadata: numbers of the contexts that it finishes, as JSON."""
 
 
-def write_part(rows: Sequence[LabelledReply], path: Path) -> None:
-    """Write one Parquet file; a reader sees all of it or nothing."""
+def write_part(
+    rows: Sequence[LabelledReply],
+    path: Path,
+    numbers: Sequence[int] | None = None,
+    finished: Sequence[int] = (),
+) -> None:
+    """Write one Parquet file; a reader sees all of it or nothing, whenever the process dies.
+
+    Args:
+        rows: Labelled replies.
+        path: The part.
+        numbers: Number of each row's context within the run; ``None`` leaves all 0.
+        finished: Contexts that the part finishes; one without candidates has no rows.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist([_row(row) for row in rows], SCHEMA), partial)
+    numbers = [0] * len(rows) if numbers is None else numbers
+    content = [
+        {"context_number": number, **_row(row)} for number, row in zip(numbers, rows, strict=True)
+    ]
+    schema = SCHEMA.with_metadata({_FINISHED: json.dumps(list(finished)).encode()})
+    # The name begins with a dot: readers of whole folders leave it out.
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist(content, schema), file)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 
-def read_parts(folder: Path) -> list[LabelledReply]:
-    """Read all parts of a folder, in the order of their names.
+def read_parts(folder: Path, numbers: Collection[int] | None = None) -> list[LabelledReply]:
+    """Read all parts of a folder, in the order of the contexts' numbers.
+
+    Args:
+        folder: Holds the parts.
+        numbers: Only these contexts; ``None`` for all.
+
+    Returns:
+        The labelled replies.
 
     Raises:
         UserError: If the folder has no parts, or a part is damaged or lacks a column.
@@ -53,19 +91,39 @@ def read_parts(folder: Path) -> list[LabelledReply]:
     parts = sorted(folder.glob("*.parquet"))
     if not parts:
         raise UserError(f"{folder} must hold labelled replies (*.parquet), found none")
-    return [record for part in parts for record in _read(part)]
+    numbered = [pair for part in parts for pair in _read(part, numbers)]
+    return [record for _, record in sorted(numbered, key=itemgetter(0))]
 
 
-def _read(part: Path) -> Iterable[LabelledReply]:
+def read_finished(part: Path) -> list[int]:
+    """Read which contexts a part finishes, from its footer alone.
+
+    Raises:
+        UserError: If the part is damaged.
+    """
     try:
-        table = pq.read_table(part)
+        metadata = pq.read_metadata(part).metadata or {}
     except pa.ArrowInvalid as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{part}: no Parquet file that can be read: {reason}") from error
+        raise _damaged(part, error) from error
+    finished: list[int] = json.loads(metadata.get(_FINISHED, b"[]"))
+    return finished
+
+
+def _damaged(part: Path, error: Exception) -> UserError:
+    reason = str(error).split("\n")[0]
+    return UserError(f"{part}: no Parquet file that can be read: {reason}")
+
+
+def _read(part: Path, numbers: Collection[int] | None) -> list[tuple[int, LabelledReply]]:
+    wanted = None if numbers is None else pc.field("context_number").isin(list(numbers))
+    try:
+        table = pq.read_table(part, filters=wanted)
+    except pa.ArrowInvalid as error:
+        raise _damaged(part, error) from error
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise UserError(f"{part} must have the column {missing[0]!r}; it has {table.column_names}")
-    return [_record(row) for row in table.to_pylist()]
+    return [(row["context_number"], _record(row)) for row in table.to_pylist()]
 
 
 def _row(record: LabelledReply) -> dict[str, Any]:

@@ -1,19 +1,18 @@
 """Simulation of futures as `predict`: the Trainer spreads the contexts over processes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from lightning.pytorch import LightningModule
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
-from rlff_lightning.data.records import record_loader
 from rlff_lightning.errors import UserError
 from rlff_lightning.seeds import derive_seed, run_seed
-from rlff_lightning.simulation.candidates import CandidateSettings, sample_candidates
+from rlff_lightning.simulation.candidates import CandidateSettings
 from rlff_lightning.simulation.contexts import ContextSource, SelfPlayContexts
 from rlff_lightning.simulation.futures import FutureSettings, FutureSimulator
-from rlff_lightning.types import LabelledReply
+from rlff_lightning.simulation.simulate import Simulated, simulate
+from rlff_lightning.simulation.tally import CountedSeeker, Tally
 
 
 class SimulationModule(LightningModule):
@@ -24,12 +23,13 @@ class SimulationModule(LightningModule):
         seeker: Answers.
         critic: Values every answer.
         contexts: Where contexts come from; by default the cast's own conversations.
-        candidates: How many replies are tried per context.
+        candidates: How many replies are tried per context, and whose.
         futures: The reward.
         num_contexts: Contexts to label.
         batch_size: Contexts that are played at once, per process.
         seed: Root of every draw; the same seed gives the same table. ``None`` takes the run's
             ``seed_everything``.
+        retry_quarantined: Take up contexts again that an earlier run gave up.
     """
 
     def __init__(
@@ -43,30 +43,96 @@ class SimulationModule(LightningModule):
         num_contexts: int = 1000,
         batch_size: int = 64,
         seed: int | None = None,
+        retry_quarantined: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("num_contexts", num_contexts), ("batch_size", batch_size)):
             if value < 1:
                 raise UserError(f"SimulationModule.{name} must be at least 1, got {value!r}")
-        self.cast = Cast(supporter, seeker, critic)
+        self.tally = Tally()
+        self.seeker = CountedSeeker(seeker, self.tally)
+        self.cast = Cast(supporter, self.seeker, critic)
         self.contexts = contexts or SelfPlayContexts()
         self.candidates = candidates or CandidateSettings()
+        if self.candidates.origins != "policy" and not self.contexts.has_replies:
+            raise UserError(
+                f"CandidateSettings.origins is {self.candidates.origins!r}, but "
+                f"{type(self.contexts).__name__} has no human replies; take DialogueContexts"
+            )
         self.simulator = FutureSimulator(self.cast, futures or FutureSettings())
         self.num_contexts = num_contexts
         self.batch_size = batch_size
         self.seed = run_seed(seed)
+        self.retry_quarantined = retry_quarantined
+        self._left_out: Collection[int] = ()
+
+    def leave_out(self, numbers: Collection[int]) -> None:
+        """Simulate all contexts but these, which are done with already."""
+        self._left_out = frozenset(numbers)
+
+    @property
+    def num_left_out(self) -> int:
+        """Contexts that were done with before this run."""
+        return sum(number < self.num_contexts for number in self._left_out)
 
     @override
-    def predict_dataloader(self) -> DataLoader[int]:
-        return record_loader(range(self.num_contexts), self.batch_size)
+    def predict_dataloader(self) -> "Batches":
+        rest = [number for number in range(self.num_contexts) if number not in self._left_out]
+        return Batches(rest[self.global_rank :: self.trainer.world_size], self.batch_size)
 
     @override
-    def predict_step(self, batch: Sequence[int], batch_idx: int) -> list[LabelledReply]:
+    def predict_step(self, batch: Sequence[int], batch_idx: int) -> dict[int, Simulated]:
+        if not batch:
+            return {}
         seed = derive_seed(self.seed, "simulation")
         contexts = self.contexts.contexts(batch, self.cast, seed=seed)
-        candidates = sample_candidates(contexts, self.cast.supporter, self.candidates)
-        return self.simulator.label(candidates)
+        human = self.contexts.replies(batch, seed=seed) if self.contexts.has_replies else None
+        found = simulate(contexts, self.cast.supporter, self.candidates, self.simulator, human)
+        self._count(found)
+        return dict(zip(batch, found, strict=True))
+
+    def _count(self, found: Sequence[Simulated]) -> None:
+        failed = sum(bool(result.failure) for result in found)
+        self.tally.quarantined += failed
+        self.tally.finished += len(found) - failed
+        self.tally.replies += sum(len(result.replies) for result in found)
+
+    @property
+    def agents(self) -> dict[str, Supporter | Seeker | Critic]:
+        """The agents by role, as they were given."""
+        return {
+            "supporter": self.cast.supporter,
+            "seeker": self.seeker.seeker,
+            "critic": self.cast.critic,
+        }
+
+    def count_used(self) -> Tally:
+        """Note what every role used up by now, and give what was done so far."""
+        self.tally.counts = {role: agent.counts for role, agent in self.agents.items()}
+        return self.tally
 
     @override
     def on_predict_end(self) -> None:
-        self.cast.supporter.close()
+        for agent in self.agents.values():
+            agent.close()
+
+
+class Batches:
+    """Batches of context numbers; at least one, for all processes must take part.
+
+    Args:
+        numbers: This process's share, perhaps none.
+        batch_size: Numbers per batch.
+    """
+
+    def __init__(self, numbers: Sequence[int], batch_size: int) -> None:
+        self._batches = [
+            list(numbers[start : start + batch_size])
+            for start in range(0, max(len(numbers), 1), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)

@@ -1,7 +1,8 @@
-"""Candidate replies: sampled from a supporter, thinned to the ones that differ most."""
+"""Candidate replies: the policy's or the data's own, thinned to the ones that differ most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rlff_lightning.agents.base import Supporter
 from rlff_lightning.errors import UserError
@@ -12,12 +13,14 @@ from rlff_lightning.types import Conversation, Message
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CandidateSettings:
-    """How many replies are tried per context."""
+    """How many replies are tried per context, and whose."""
 
     num_candidates: int = 4
     """Replies kept per context."""
     num_samples: int = 4
     """Replies sampled per context, of which the kept ones differ most."""
+    origins: Literal["policy", "human", "both"] = "policy"
+    """Sampled from the supporter, the data's own reply, or the data's reply among sampled ones."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_candidates <= self.num_samples:
@@ -28,30 +31,59 @@ class CandidateSettings:
 
 
 def sample_candidates(
-    contexts: Sequence[Conversation], supporter: Supporter, settings: CandidateSettings
-) -> list[Candidate]:
+    contexts: Sequence[Conversation],
+    supporter: Supporter,
+    settings: CandidateSettings,
+    human: Sequence[Message | None] | None = None,
+) -> list[list[Candidate]]:
     """Sample candidates for every context and keep a varied few.
 
     Args:
         contexts: Each ends with a seeker's message.
         supporter: Who writes them, usually the warm-started policy.
-        settings: How many.
+        settings: How many, and whose.
+        human: The data's own reply to each context, if it has one; needed where ``origins`` asks
+            for it, and then the first candidate.
 
     Returns:
-        Candidates, those of a context adjacent; a reply without text is no candidate.
+        Each context's candidates; a reply without text is none. Where a reply could not be had
+        after every retry it is the only candidate, for fewer samples would be another draw.
     """
+    own: list[list[Candidate]] = [[] for _ in contexts]
+    if settings.origins != "policy" and human is not None:
+        for place, (context, reply) in enumerate(zip(contexts, human, strict=True)):
+            if reply is not None:
+                own[place].append(Candidate(context=context, reply=reply, origin="human"))
+    if settings.origins != "human":
+        for place, sampled in enumerate(_sample(contexts, supporter, settings.num_samples)):
+            own[place] += sampled
+    return [_thin(candidates, settings.num_candidates) for candidates in own]
+
+
+def _sample(
+    contexts: Sequence[Conversation], supporter: Supporter, count: int
+) -> list[list[Candidate]]:
     asked = [
         replace(context, seed=derive_seed(context.seed, "candidate", copy))
         for context in contexts
-        for copy in range(settings.num_samples)
+        for copy in range(count)
     ]
-    replies = supporter.reply(asked)
-    candidates = []
-    for index, context in enumerate(contexts):
-        own = replies[index * settings.num_samples : (index + 1) * settings.num_samples]
-        for reply in most_different(own, settings.num_candidates):
-            candidates.append(Candidate(context=context, reply=reply))
-    return candidates
+    replies = supporter.reply(asked) if asked else []
+    return [
+        [Candidate(context=context, reply=reply) for reply in replies[place : place + count]]
+        for context, place in zip(contexts, range(0, len(replies), count), strict=True)
+    ]
+
+
+def _thin(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    failed = [candidate for candidate in candidates if candidate.reply.failure]
+    if failed:
+        return failed[:1]
+    human = [candidate for candidate in candidates if candidate.origin == "human"]
+    # A key keeps its first place and its last value: the policy may say what the human said.
+    by_text = {candidate.reply.text: candidate for candidate in (*candidates, *human)}
+    chosen = most_different([candidate.reply for candidate in by_text.values()], count)
+    return [by_text[reply.text] for reply in chosen]
 
 
 def most_different(replies: Sequence[Message], count: int) -> list[Message]:

@@ -1,10 +1,11 @@
 """Where the contexts come from whose replies are labelled."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from rlff_lightning.agents.base import Cast, Supporter
 from rlff_lightning.agents.self_play import play
@@ -12,15 +13,27 @@ from rlff_lightning.dialogue.read import read_dialogues
 from rlff_lightning.dialogue.turns import reply_contexts
 from rlff_lightning.errors import UserError
 from rlff_lightning.seeds import derive_seed
-from rlff_lightning.types import Conversation
+from rlff_lightning.types import Conversation, Message
+
+Found = TypeVar("Found")
 
 
 class ContextSource(ABC):
     """Gives the context with a certain number, always the same one."""
 
+    has_replies: bool = False
+    """The data know what a human replied to (some of) the contexts."""
+
     @abstractmethod
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
-        """Give the contexts with these numbers; each ends with a seeker's message."""
+        """Give the contexts with these numbers; each ends with a seeker's message.
+
+        One whose ``failure`` says why could not be had after every retry.
+        """
+
+    def replies(self, numbers: Sequence[int], *, seed: int) -> list[Message | None]:
+        """Give the data's own reply to each of these contexts; ``None`` where there is none."""
+        return [None] * len(numbers)
 
 
 class SelfPlayContexts(ContextSource):
@@ -45,7 +58,7 @@ class SelfPlayContexts(ContextSource):
         contexts = list(opened)
         # Depth by depth would be many small calls: all play on together, and stop when their
         # own depth is reached.
-        live = dict(enumerate(opened))
+        live = {index: state for index, state in enumerate(opened) if not state.failure}
         for depth in range(self.max_turns):
             for index in by_depth.get(depth, []):
                 live.pop(index, None)
@@ -56,9 +69,18 @@ class SelfPlayContexts(ContextSource):
             for index, episode in zip(list(live), played, strict=True):
                 if episode.is_success:
                     live.pop(index)
+                elif episode.failure:
+                    live.pop(index)
+                    contexts[index] = _broken(episode.conversation, episode.failure)
                 else:
                     contexts[index] = live[index] = episode.conversation
         return [replace(context, id=f"{context.id}/t{context.num_turns}") for context in contexts]
+
+
+def _broken(conversation: Conversation, reason: str) -> Conversation:
+    """Note on the last message why the conversation ends: a critic leaves no message."""
+    *said, last = conversation.messages
+    return replace(conversation, messages=(*said, replace(last, failure=reason)))
 
 
 class DialogueContexts(ContextSource):
@@ -72,24 +94,31 @@ class DialogueContexts(ContextSource):
     def __init__(self, paths: list[str], max_messages: int | None = None) -> None:
         if not paths:
             raise UserError("DialogueContexts.paths must name a file, got none")
+        self.has_replies = True
         self.paths = [Path(path) for path in paths]
         self.max_messages = max_messages
-        self._contexts: list[Conversation] = []
+        self._pairs: list[tuple[Conversation, Message]] = []
 
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
-        if not self._contexts:
-            self._contexts = [
-                context
+        return [context for context, _ in self._chosen(numbers, seed)]
+
+    def replies(self, numbers: Sequence[int], *, seed: int) -> list[Message | None]:
+        return [reply for _, reply in self._chosen(numbers, seed)]
+
+    def _chosen(self, numbers: Sequence[int], seed: int) -> list[tuple[Conversation, Message]]:
+        if not self._pairs:
+            self._pairs = [
+                pair
                 for dialogue in read_dialogues(self.paths)
-                for context, _ in reply_contexts(dialogue, max_messages=self.max_messages)
+                for pair in reply_contexts(dialogue, max_messages=self.max_messages)
             ]
-            Random(derive_seed(seed, "order")).shuffle(self._contexts)
-        if max(numbers, default=0) >= len(self._contexts):
+            Random(derive_seed(seed, "order")).shuffle(self._pairs)
+        if max(numbers, default=0) >= len(self._pairs):
             raise UserError(
-                f"DialogueContexts.paths hold {len(self._contexts)} contexts; "
+                f"DialogueContexts.paths hold {len(self._pairs)} contexts; "
                 f"the simulation asks for number {max(numbers) + 1}"
             )
-        return [self._contexts[number] for number in numbers]
+        return [self._pairs[number] for number in numbers]
 
 
 class MixedContexts(ContextSource):
@@ -102,13 +131,31 @@ class MixedContexts(ContextSource):
     def __init__(self, sources: list[ContextSource]) -> None:
         if not sources:
             raise UserError("MixedContexts.sources must name a source, got none")
+        self.has_replies = any(source.has_replies for source in sources)
         self.sources = sources
 
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
-        given: dict[int, Conversation] = {}
-        for part, source in enumerate(self.sources):
+        return self._gather(
+            numbers,
+            lambda part, inner: self.sources[part].contexts(
+                inner, cast, seed=derive_seed(seed, "part", part)
+            ),
+        )
+
+    def replies(self, numbers: Sequence[int], *, seed: int) -> list[Message | None]:
+        return self._gather(
+            numbers,
+            lambda part, inner: self.sources[part].replies(
+                inner, seed=derive_seed(seed, "part", part)
+            ),
+        )
+
+    def _gather(
+        self, numbers: Sequence[int], ask: Callable[[int, list[int]], list[Found]]
+    ) -> list[Found]:
+        given: dict[int, Found] = {}
+        for part in range(len(self.sources)):
             own = [number for number in numbers if number % len(self.sources) == part]
-            inner = [number // len(self.sources) for number in own]
-            found = source.contexts(inner, cast, seed=derive_seed(seed, "part", part))
+            found = ask(part, [number // len(self.sources) for number in own])
             given.update(zip(own, found, strict=True))
         return [given[number] for number in numbers]

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import nan
+from typing import Literal
 
 from rlff_lightning.agents.base import Cast
 from rlff_lightning.agents.self_play import play, say
@@ -12,7 +14,7 @@ from rlff_lightning.functional.future_reward import (
     mean_and_standard_error,
 )
 from rlff_lightning.seeds import derive_seed
-from rlff_lightning.types import Conversation, Episode, Future, LabelledReply, Message, Verdict
+from rlff_lightning.types import Conversation, Episode, Future, LabelledReply, Message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,8 @@ class Candidate:
     """Ends with a seeker's message."""
     reply: Message
     """What the supporter might say."""
+    origin: Literal["policy", "human", "scripted"] = "policy"
+    """Who wrote it."""
 
 
 class FutureSimulator:
@@ -71,19 +75,14 @@ class FutureSimulator:
                 its reply and its number, so that no other candidate changes it.
 
         Returns:
-            One labelled reply per candidate, in order.
+            One labelled reply per candidate, in order. Where one of its futures was broken off,
+            its ``failure`` says why and its value is nan.
         """
         copies = max(self.settings.num_futures, 1)
         heard = [self._begin(candidate, copy) for candidate in candidates for copy in range(copies)]
-        answered = self.cast.seeker.answer(heard)
-        verdicts = self.cast.critic.judge(answered)
-        rest = self._continue(answered, verdicts)
-        futures = [
-            self._future(start, verdict, episode)
-            for start, verdict, episode in zip(heard, verdicts, rest, strict=True)
-        ]
+        episodes = self._continue(self._answer(heard))
         return [
-            self._summarise(candidate, futures[index * copies : (index + 1) * copies])
+            self._summarise(candidate, episodes[index * copies : (index + 1) * copies])
             for index, candidate in enumerate(candidates)
         ]
 
@@ -91,33 +90,56 @@ class FutureSimulator:
         seed = derive_seed(candidate.context.seed, "future", candidate.reply.text, copy)
         return replace(say(candidate.context, candidate.reply), seed=seed)
 
-    def _continue(
-        self, answered: Sequence[Conversation], verdicts: Sequence[Verdict]
-    ) -> list[Episode]:
+    def _answer(self, heard: Sequence[Conversation]) -> list[Episode]:
+        """Let the seeker answer the reply itself, and judge the answer."""
+        answered = self.cast.seeker.answer(heard) if heard else []
+        told = [index for index, state in enumerate(answered) if not state.failure]
+        judged = self.cast.critic.judge([answered[index] for index in told]) if told else []
+        verdicts = dict(zip(told, judged, strict=True))
+        return [
+            Episode(conversation=state, verdicts=(verdicts[index],) if index in verdicts else ())
+            for index, state in enumerate(answered)
+        ]
+
+    def _continue(self, begun: Sequence[Episode]) -> list[Episode]:
         """Play on where the goal is not reached and turns are left."""
         more = self.settings.look_ahead - 1 if self.settings.num_futures else 0
-        episodes = [Episode(conversation=state, verdicts=()) for state in answered]
-        unsolved = [index for index, verdict in enumerate(verdicts) if not verdict.is_success]
+        unsolved = [
+            index
+            for index, episode in enumerate(begun)
+            if not (episode.is_success or episode.failure)
+        ]
         played = play(
-            [answered[index] for index in unsolved],
+            [begun[index].conversation for index in unsolved],
             self.cast,
             max_turns=self.settings.max_turns,
             max_new_turns=more,
         )
-        for index, episode in zip(unsolved, played, strict=True):
-            episodes[index] = episode
+        episodes = list(begun)
+        for index, rest in zip(unsolved, played, strict=True):
+            episodes[index] = replace(rest, verdicts=(*begun[index].verdicts, *rest.verdicts))
         return episodes
 
-    def _future(self, start: Conversation, first: Verdict, rest: Episode) -> Future:
-        verdicts = (first, *rest.verdicts)
+    def _future(self, candidate: Candidate, episode: Episode) -> Future:
         return Future(
-            values=tuple(verdict.value for verdict in verdicts),
-            is_success=verdicts[-1].is_success,
-            messages=rest.conversation.messages[len(start.messages) :],
+            values=tuple(verdict.value for verdict in episode.verdicts),
+            is_success=episode.is_success,
+            messages=episode.conversation.messages[len(candidate.context.messages) + 1 :],
         )
 
-    def _summarise(self, candidate: Candidate, futures: Sequence[Future]) -> LabelledReply:
+    def _summarise(self, candidate: Candidate, episodes: Sequence[Episode]) -> LabelledReply:
+        labelled = LabelledReply(
+            context=candidate.context,
+            reply=candidate.reply,
+            value=nan,
+            standard_error=nan,
+            origin=candidate.origin,
+        )
+        failure = next((episode.failure for episode in episodes if episode.failure), "")
+        if failure:
+            return replace(labelled, failure=failure)
         settings = self.settings
+        futures = tuple(self._future(candidate, episode) for episode in episodes)
         returns = [
             future_return(
                 future.values,
@@ -130,10 +152,4 @@ class FutureSimulator:
             for future in futures
         ]
         mean, error = mean_and_standard_error(returns)
-        return LabelledReply(
-            context=candidate.context,
-            reply=candidate.reply,
-            value=mean,
-            standard_error=error,
-            futures=tuple(futures),
-        )
+        return replace(labelled, value=mean, standard_error=error, futures=futures)

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
-from rlff_lightning.types import Episode
+from rlff_lightning.types import Episode, LabelledReply, Message
 
 
 def write_episodes(episodes: Sequence[Episode], path: Path) -> None:
@@ -41,10 +42,41 @@ def write_markdown(episodes: Sequence[Episode], path: Path, title: str) -> None:
         lines += [f"## {episode.conversation.id}: {end}", ""]
         verdicts = iter(episode.verdicts)
         for place, message in enumerate(episode.conversation.messages):
-            thought = f"*({message.reasoning})* " if message.reasoning else ""
-            verdict = ""
-            if message.role == "seeker" and place > 0:
-                judged = next(verdicts, None)
-                verdict = f" [{judged.outcome}]" if judged else ""
-            lines += [f"**{message.role}**: {thought}{message.text}{verdict}", ""]
+            judged = next(verdicts, None) if message.role == "seeker" and place > 0 else None
+            lines += [_spoken(message, judged.outcome if judged else ""), ""]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_futures(replies: Sequence[LabelledReply], path: Path, title: str) -> None:
+    """Write labelled replies as readable Markdown: each context, its candidates, their futures.
+
+    Args:
+        replies: Those of one context adjacent.
+        path: The file.
+        title: Its heading.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"# {title}", ""]
+    for context, own in groupby(replies, key=lambda reply: reply.context):
+        lines += [f"## {context.id}", ""]
+        for message in context.messages:
+            lines += [_spoken(message), ""]
+        for number, reply in enumerate(own, start=1):
+            value = f"{reply.value:+.2f} ± {reply.standard_error:.2f}"
+            lines += [f"### Candidate {number} ({reply.origin}): {value}", ""]
+            lines += [_spoken(reply.reply), ""]
+            for place, future in enumerate(reply.futures, start=1):
+                end = "solved" if future.is_success else "not solved"
+                lines += [f"Future {place}, {end}:", ""]
+                values = iter(future.values)
+                for message in future.messages:
+                    value = f"{next(values):+.2f}" if message.role == "seeker" else ""
+                    lines += [f"> {_spoken(message, value)}", ">"]
+                lines[-1] = ""
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _spoken(message: Message, verdict: str = "") -> str:
+    thought = f"*({message.reasoning})* " if message.reasoning else ""
+    text = " ".join(message.text.splitlines())
+    return f"**{message.role}**: {thought}{text}" + (f" [{verdict}]" if verdict else "")

@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlff_lightning.data.store import read_parts, write_part
+from rlff_lightning.data.store import read_finished, read_parts, write_part
 from rlff_lightning.errors import UserError
 from rlff_lightning.types import Conversation, Future, LabelledReply, Message
 
@@ -52,6 +53,15 @@ records = st.builds(
 )
 
 
+def reply(text: str) -> LabelledReply:
+    return LabelledReply(
+        context=Conversation(id=text, messages=(Message(role="seeker", text="hello"),)),
+        reply=Message(role="supporter", text=text),
+        value=0.0,
+        standard_error=0.0,
+    )
+
+
 @given(st.lists(records, min_size=1, max_size=4))
 def test_labelled_replies_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, rows: list[LabelledReply]
@@ -63,6 +73,26 @@ def test_labelled_replies_come_back_as_they_were(
     assert len(list(folder.iterdir())) == 2
 
 
+def test_rows_come_in_the_order_of_their_contexts_whatever_was_written_first(
+    tmp_path: Path,
+) -> None:
+    rows = [reply(name) for name in ("c", "a1", "a2", "b")]
+    write_part(rows[:1], tmp_path / "part-000-00000.parquet", [2], [2])
+    write_part(rows[1:], tmp_path / "part-000-00001.parquet", [0, 0, 1], [0, 1, 3])
+    assert [row.reply.text for row in read_parts(tmp_path)] == ["a1", "a2", "b", "c"]
+    assert [row.reply.text for row in read_parts(tmp_path, {2, 1})] == ["b", "c"]
+    # Context 3 is finished although none of its candidates had text.
+    assert read_finished(tmp_path / "part-000-00001.parquet") == [0, 1, 3]
+
+
+def test_a_part_that_is_not_whole_is_seen_by_no_reader(tmp_path: Path) -> None:
+    write_part([reply("a")], tmp_path / "part-000-00000.parquet")
+    (tmp_path / ".part-000-00001.parquet.partial").write_bytes(b"PAR1 torn")
+    (tmp_path / "_manifest.json").write_text("{}")
+    assert [row.reply.text for row in read_parts(tmp_path)] == ["a"]
+    assert list(pd.read_parquet(tmp_path)["reply"]) == ["a"]
+
+
 def test_a_folder_without_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must hold labelled replies"):
         read_parts(tmp_path / "futures")
@@ -70,7 +100,7 @@ def test_a_folder_without_parts_is_refused(tmp_path: Path) -> None:
 
 def test_a_part_without_a_column_is_refused_by_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"context_id": ["a"]}), tmp_path / "part-0.parquet")
-    with pytest.raises(UserError, match=r"part-0\.parquet must have the column 'source'"):
+    with pytest.raises(UserError, match=r"part-0\.parquet must have the column 'context_number'"):
         read_parts(tmp_path)
 
 

@@ -1,6 +1,11 @@
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlff_lightning.agents.base import Supporter
 from rlff_lightning.agents.scripted.seeker import ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.simulation.candidates import (
@@ -8,7 +13,7 @@ from rlff_lightning.simulation.candidates import (
     most_different,
     sample_candidates,
 )
-from rlff_lightning.types import Message
+from rlff_lightning.types import Conversation, Message
 
 
 def messages(*texts: str) -> list[Message]:
@@ -38,6 +43,59 @@ def test_candidates_of_a_context_do_not_depend_on_the_others() -> None:
     contexts = ScriptedSeeker().open(range(5))
     settings = CandidateSettings(num_candidates=2, num_samples=5)
     together = sample_candidates(contexts, MixedSupporter(), settings)
-    alone = [c for x in contexts for c in sample_candidates([x], MixedSupporter(), settings)]
+    alone = [sample_candidates([x], MixedSupporter(), settings)[0] for x in contexts]
     assert together == alone
-    assert [candidate.context.id for candidate in together[::2]] == [x.id for x in contexts]
+    assert [own[0].context for own in together] == contexts
+
+
+class Quoter(Supporter):
+    """Says these texts one after another; "!" is a failure."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
+        said = [self.texts[index % len(self.texts)] for index in range(len(conversations))]
+        return [
+            Message(role="supporter", text="", failure="gave up")
+            if text == "!"
+            else Message(role="supporter", text=text, reasoning="sampled")
+            for text in said
+        ]
+
+
+HUMAN = Message(role="supporter", text="a b", strategy="Question")
+
+
+@pytest.mark.parametrize(
+    ("origins", "expected"),
+    [
+        ("policy", [("c d", "policy"), ("a b", "policy")]),
+        ("human", [("a b", "human")]),
+        # The policy said the human's words too: they stay the human's, with their strategy.
+        ("both", [("a b", "human"), ("c d", "policy")]),
+    ],
+)
+def test_a_candidate_keeps_who_wrote_it(
+    origins: Literal["policy", "human", "both"], expected: list[tuple[str, str]]
+) -> None:
+    [context] = ScriptedSeeker().open([0])
+    settings = CandidateSettings(num_candidates=4, num_samples=4, origins=origins)
+    [own] = sample_candidates([context], Quoter("c d", "a b"), settings, [HUMAN])
+    assert [(candidate.reply.text, candidate.origin) for candidate in own] == expected
+    assert all((c.reply == HUMAN) == (c.origin == "human") for c in own)
+
+
+def test_a_context_without_a_human_reply_has_no_human_candidate() -> None:
+    contexts = ScriptedSeeker().open([0, 1])
+    settings = CandidateSettings(origins="human")
+    first, second = sample_candidates(contexts, Quoter("x"), settings, [None, HUMAN])
+    assert (first, [candidate.reply for candidate in second]) == ([], [HUMAN])
+
+
+def test_one_failed_sample_is_all_that_is_left_of_its_context() -> None:
+    contexts = ScriptedSeeker().open([0, 1])
+    settings = CandidateSettings(num_candidates=2, num_samples=2)
+    first, second = sample_candidates(contexts, Quoter("a", "b", "c", "!"), settings)
+    assert [candidate.reply.text for candidate in first] == ["a", "b"]
+    assert [candidate.reply.failure for candidate in second] == ["gave up"]

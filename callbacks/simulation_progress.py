@@ -1,0 +1,182 @@
+"""One line that says how a simulation is getting on, and a summary at its end."""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from typing_extensions import override
+
+from rlff_lightning.errors import UserError
+from rlff_lightning.modules.simulation import SimulationModule
+from rlff_lightning.simulation.tally import Tally, read_tally, write_tally
+
+_REFRESH_S = 1.0
+"""Least time between two looks at the counts."""
+
+
+class SimulationProgress(ProgressBar):
+    """Show contexts, turns, tokens, retries, unparsed answers and the time left, of all processes.
+
+    Args:
+        every_s: Seconds between two lines where the output is no terminal; a terminal's line is
+            renewed every second.
+    """
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        super().__init__()
+        if every_s <= 0:
+            raise UserError(f"SimulationProgress.every_s must be above 0, got {every_s!r}")
+        self.every_s = every_s
+        self._is_enabled = True
+        self._begun = self._looked = self._shown = 0.0
+
+    @override
+    def disable(self) -> None:
+        self._is_enabled = False
+
+    @override
+    def enable(self) -> None:
+        self._is_enabled = True
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = _simulation(pl_module)
+        self._begun = self._looked = self._shown = time.monotonic()
+        if trainer.is_global_zero:
+            shutil.rmtree(_folder(trainer), ignore_errors=True)
+        trainer.strategy.barrier("simulation_progress")
+        module.seeker.on_turn = lambda: self._look(trainer, module)
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._look(trainer, _simulation(pl_module))
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = _simulation(pl_module)
+        module.seeker.on_turn = None
+        write_tally(module.count_used(), _file(trainer))
+        trainer.strategy.barrier("simulation_tallies")
+        if trainer.is_global_zero:
+            tally = _of_all(trainer)
+            shutil.rmtree(_folder(trainer))
+            wall_s = time.monotonic() - self._begun
+            if self._is_enabled:
+                end = "\n" if sys.stderr.isatty() else ""
+                sys.stderr.write(end)
+                sys.stdout.write(summary(tally, module.num_left_out, module.num_contexts, wall_s))
+
+    def _look(self, trainer: Trainer, module: SimulationModule) -> None:
+        now = time.monotonic()
+        if now - self._looked < _REFRESH_S:
+            return
+        self._looked = now
+        write_tally(module.count_used(), _file(trainer))
+        is_terminal = sys.stderr.isatty()
+        if not (trainer.is_global_zero and self._is_enabled):
+            return
+        if is_terminal or now - self._shown >= self.every_s:
+            self._shown = now
+            text = line(
+                _of_all(trainer), module.num_left_out, module.num_contexts, now - self._begun
+            )
+            sys.stderr.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
+            sys.stderr.flush()
+
+
+def line(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str:
+    """Say in one line how far a simulation is.
+
+    Args:
+        tally: What this run has done.
+        num_before: Contexts that earlier runs were done with.
+        num_contexts: Contexts in all.
+        wall_s: Seconds since this run began.
+    """
+    used, seconds = tally.used, max(wall_s, 1e-9)
+    done = num_before + tally.contexts
+    left = (num_contexts - done) * seconds / tally.contexts if tally.contexts else None
+    tokens = ", ".join(
+        f"{role} {_short(own.prompt_tokens)} in {_short(own.completion_tokens)} out"
+        for role, own in tally.counts.items()
+        if own.requests or own.completion_tokens
+    )
+    parts = [
+        f"contexts {done}/{num_contexts}",
+        f"{tally.quarantined} quarantined" if tally.quarantined else "",
+        f"{_short(tally.turns / seconds)} turns/s",
+        f"{_short(used.completion_tokens / seconds)} tokens/s" if used.completion_tokens else "",
+        tokens,
+        f"{used.retries} retries",
+        f"{tally.unparsed_share:.1%} unparsed",
+        f"{_span(left)} left" if left is not None else "",
+    ]
+    return " | ".join(part for part in parts if part)
+
+
+def summary(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str:
+    """Say what a finished simulation has done and used up; arguments as of ``line``."""
+    earlier = f", {num_before} of them done before" if num_before else ""
+    lines = [
+        f"futures: {num_before + tally.contexts} of {num_contexts} contexts{earlier}; "
+        f"{tally.replies} replies labelled, {tally.quarantined} contexts quarantined",
+        f"  {tally.turns} turns in {_span(wall_s)}, {tally.turns / max(wall_s, 1e-9):.1f} turns/s",
+    ]
+    for role, own in tally.counts.items():
+        if own.requests or own.completion_tokens:
+            repaired = f"{own.cut} cut, {own.dropped} shortened, {own.empty} empty"
+            lines.append(
+                f"  {role}: {own.requests} requests, {own.prompt_tokens} tokens read, "
+                f"{own.completion_tokens} written; {own.retries} retries; {repaired}"
+            )
+    if tally.used.answers:
+        lines.append(
+            f"  {tally.used.unparsed} of {tally.used.answers} critic answers unparsed "
+            f"({tally.unparsed_share:.1%})"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _simulation(module: LightningModule) -> SimulationModule:
+    if not isinstance(module, SimulationModule):
+        raise UserError(
+            f"SimulationProgress must watch a SimulationModule, got {type(module).__name__}"
+        )
+    return module
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / ".progress"
+
+
+def _file(trainer: Trainer) -> Path:
+    return _folder(trainer) / f"{trainer.global_rank:03d}.json"
+
+
+def _of_all(trainer: Trainer) -> Tally:
+    return sum((read_tally(file) for file in sorted(_folder(trainer).glob("*.json"))), Tally())
+
+
+def _short(number: float) -> str:
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
