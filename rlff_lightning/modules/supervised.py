@@ -18,6 +18,7 @@ from rlff_lightning.models.pocket_tokenizer import train_tokenizer
 from rlff_lightning.models.saving import save_model
 from rlff_lightning.models.sequence_logps import sequence_logps
 from rlff_lightning.modules.schedules import by_step
+from rlff_lightning.modules.window import AccumulationWindow, divide_gradients
 from rlff_lightning.seeds import run_seed
 from rlff_lightning.types import Conversation, Message
 
@@ -33,6 +34,19 @@ class SupervisedBatch(NamedTuple):
     """``True`` at tokens of the reply, end-of-sequence included, ``(B, L)``."""
     seeker_mask: Tensor
     """``True`` at the seeker's own words, ``(B, L)``."""
+
+
+class LikelihoodSums(NamedTuple):
+    """What a micro-batch adds to its optimizer step. Scalars."""
+
+    loss: Tensor
+    """Weighted sum of the negative log-likelihoods, with gradient, nats."""
+    weight: Tensor
+    """Sum of the weights: what the step's loss is divided by."""
+    reply_loss: Tensor
+    """Sum over the reply tokens alone, nats."""
+    reply_tokens: Tensor
+    """How many there are."""
 
 
 class SupervisedModule(LightningModule):
@@ -71,6 +85,7 @@ class SupervisedModule(LightningModule):
         self.weight_decay = weight_decay
         self.seeker_weight = seeker_weight
         self.model: LanguageModel | None = None
+        self._window = AccumulationWindow()
 
     @override
     def setup(self, stage: str) -> None:
@@ -131,14 +146,18 @@ class SupervisedModule(LightningModule):
             seeker_mask=nn.utils.rnn.pad_sequence(seeker, batch_first=True),
         )
 
-    def model_step(self, batch: SupervisedBatch, *, seeker_weight: float) -> tuple[Tensor, Tensor]:
-        """Return the mean negative log-likelihood, and that of the reply tokens alone, nats."""
+    def model_step(self, batch: SupervisedBatch, *, seeker_weight: float) -> LikelihoodSums:
+        """Sum the negative log-likelihood of what counts, in nats."""
         counted = batch.reply_mask | batch.seeker_mask if seeker_weight else batch.reply_mask
         losses = -sequence_logps(self._policy, batch.input_ids, batch.mask, counted)
         is_reply = batch.reply_mask[:, 1:][counted[:, 1:]]
         weights = torch.where(is_reply, 1.0, seeker_weight)
-        reply_loss = losses[is_reply].detach().mean()
-        return (losses * weights).sum() / weights.sum(), reply_loss
+        return LikelihoodSums(
+            loss=(losses * weights).sum(),
+            weight=weights.sum(),
+            reply_loss=losses[is_reply].detach().sum(),
+            reply_tokens=is_reply.sum().to(losses.dtype),
+        )
 
     @property
     def _policy(self) -> LanguageModel:
@@ -148,16 +167,27 @@ class SupervisedModule(LightningModule):
 
     @override
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
-        loss, reply_loss = self.model_step(batch, seeker_weight=self.seeker_weight)
-        self.log("train/loss", loss, batch_size=len(batch.input_ids))
-        self.log("train/reply_loss", reply_loss, prog_bar=True, batch_size=len(batch.input_ids))
-        return loss
+        return self._window.add(
+            self.trainer, *self.model_step(batch, seeker_weight=self.seeker_weight)
+        )
+
+    @override
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        loss, weight, reply_loss, reply_tokens = self._window.close(self.trainer)
+        divide_gradients(self.parameters(), weight)
+        self.log("train/loss", loss / weight)
+        self.log("train/reply_loss", reply_loss / reply_tokens, prog_bar=True)
 
     @override
     def validation_step(self, batch: SupervisedBatch, batch_idx: int) -> None:
-        _, loss = self.model_step(batch, seeker_weight=0.0)
-        num_tokens = int(batch.reply_mask.sum())
-        self.log("val/reply_loss", loss, prog_bar=True, sync_dist=True, batch_size=num_tokens)
+        sums = self.model_step(batch, seeker_weight=0.0)
+        self.log(
+            "val/reply_loss",
+            sums.reply_loss / sums.reply_tokens,
+            prog_bar=True,
+            sync_dist=True,
+            batch_size=int(sums.reply_tokens),
+        )
 
     @override
     def configure_optimizers(self) -> Any:

@@ -1,0 +1,48 @@
+"""Normalise a loss by all that an optimizer step counts: every micro-batch of every rank."""
+
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+
+class AccumulationWindow:
+    """The micro-batches between two optimizer steps.
+
+    A step's loss is the sum over its window divided by what the window counts, which is known only
+    when it is complete: ``training_step`` gives the sum, ``on_before_optimizer_step`` divides the
+    gradients. So neither micro-batches, nor accumulation, nor ranks change a loss or a gradient.
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+
+    def add(self, trainer: Trainer, loss_sum: Tensor, *counted: Tensor) -> Tensor:
+        """Take in a micro-batch.
+
+        Args:
+            trainer: Whose accumulation and ranks are undone.
+            loss_sum: The micro-batch's summed loss, a scalar with gradient.
+            *counted: Scalars to be summed over the window.
+
+        Returns:
+            What ``training_step`` must return: Lightning divides it by the window's
+            micro-batches, and averages its gradient over the ranks.
+        """
+        self._sums.append(torch.stack([loss_sum.detach(), *counted]))
+        return loss_sum * trainer.accumulate_grad_batches * trainer.world_size
+
+    def close(self, trainer: Trainer) -> tuple[Tensor, ...]:
+        """Sum loss and counts over the window and all ranks, and begin the next window."""
+        own = torch.stack(self._sums).sum(0)
+        self._sums.clear()
+        total: Tensor = trainer.strategy.reduce(own, reduce_op="sum")
+        return total.unbind()
+
+
+def divide_gradients(parameters: Iterable[nn.Parameter], size: Tensor) -> None:
+    """Divide every gradient there is, before it is clipped."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.div_(size)

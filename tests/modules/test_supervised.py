@@ -1,0 +1,82 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from rlff_lightning.agents.scripted.corpus import write_corpus
+from rlff_lightning.data.records import record_loader
+from rlff_lightning.dialogue.turns import reply_contexts
+from rlff_lightning.models.backbone import Backbone
+from rlff_lightning.modules.supervised import SupervisedModule
+from rlff_lightning.modules.window import AccumulationWindow
+
+
+class Gradients(Callback):
+    """Keeps what the first optimizer step descends on."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Tensor] = {}
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        self.found = {
+            name: parameter.grad.clone()
+            for name, parameter in pl_module.named_parameters()
+            if parameter.grad is not None
+        }
+
+
+@pytest.fixture(scope="module")
+def first_step(
+    pocket_folder: Path, quiet_trainer: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], tuple[dict[str, Tensor], float]]:
+    """Gradients and logged loss of a step over the same eight replies, so many at a time."""
+    dialogues = write_corpus(4, seed=0)
+    examples = [example for dialogue in dialogues for example in reply_contexts(dialogue)][:8]
+
+    def take(batch_size: int) -> tuple[dict[str, Tensor], float]:
+        kept = Gradients()
+        trainer = quiet_trainer(
+            tmp_path_factory.mktemp("step"),
+            max_steps=1,
+            accumulate_grad_batches=8 // batch_size,
+            callbacks=[kept],
+        )
+        module = SupervisedModule(Backbone(str(pocket_folder)), seeker_weight=0.5)
+        trainer.fit(module, record_loader(examples, batch_size))
+        return kept.found, trainer.callback_metrics["train/reply_loss"].item()
+
+    return take
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_neither_gradient_nor_loss_changes_with_the_micro_batches(
+    first_step: Callable[[int], tuple[dict[str, Tensor], float]], batch_size: int
+) -> None:
+    expected, loss = first_step(8)
+    found, logged = first_step(batch_size)
+    # Replies differ in length: a mean of the micro-batches' means would be off by per cents.
+    assert logged == pytest.approx(loss, rel=1e-5)
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_a_window_sums_its_micro_batches_and_begins_anew(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    trainer = quiet_trainer(tmp_path, accumulate_grad_batches=3)
+    window = AccumulationWindow()
+    # Lightning divides by the three micro-batches of a window, so each must bring three times its
+    # sum: 2 -> 6.
+    assert window.add(trainer, torch.tensor(2.0), torch.tensor(4.0)) == 6
+    window.add(trainer, torch.tensor(5.0), torch.tensor(1.0))
+    assert window.close(trainer) == (7, 5)
+    window.add(trainer, torch.tensor(1.0), torch.tensor(2.0))
+    assert window.close(trainer) == (1, 2)
