@@ -3,13 +3,17 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rlff_lightning.engines.adapter_folder import drop_other_versions, version_folder
 from rlff_lightning.engines.base import Engine
+from rlff_lightning.models.adapters import merged_weights
+
+AdapterSync = Literal["adapter", "merged"]
+"""An adapter is served beside the engine's base weights, or merged into all weights."""
 
 
 class StaleEngineError(RuntimeError):
@@ -26,7 +30,13 @@ class Mismatch(NamedTuple):
 
 
 def sync_weights(
-    model: nn.Module, engine: Engine, *, version: int, folder: Path, adapter: str = "default"
+    model: nn.Module,
+    engine: Engine,
+    *,
+    version: int,
+    folder: Path,
+    adapter: str = "default",
+    how: AdapterSync = "adapter",
 ) -> None:
     """Serve the model's present weights: the adapter of a PEFT model, else all weights.
 
@@ -37,9 +47,13 @@ def sync_weights(
         folder: Where adapter versions are written, one folder per process; the current one
             stays, older ones are deleted. Unused without an adapter.
         adapter: Name of the PEFT adapter to serve.
+        how: What the engine gets of a PEFT model; ``merged`` takes all active adapters.
     """
     if not hasattr(model, "peft_config"):
         engine.load_weights(_checkpoint_weights(model))
+        return
+    if how == "merged":
+        engine.load_weights(merged_weights(model))
         return
     engine.load_adapter(_write_adapter(model, adapter, folder, version), version)
     drop_other_versions(folder, version)

@@ -55,7 +55,7 @@ def engine(pocket_folder: Path) -> Iterator[TransformersEngine]:
 
 
 def loader_of(
-    engine: TransformersEngine, *, num_parts: int = 1, seed: int = 0, **settings: int
+    engine: TransformersEngine, *, num_parts: int = 1, seed: int = 0, **settings: float
 ) -> ExperienceLoader:
     sizes = {"prompts": PROMPTS, "group_size": SIZE, "max_tokens": 8, **settings}
     return ExperienceLoader(
@@ -162,10 +162,13 @@ def test_weights_are_synced_only_when_all_batches_of_an_iteration_are_used(
 
 
 @pytest.mark.parametrize("used", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "passes", [{"updates": 2}, {"epochs": 2}, {"updates": 2, "ahead": True}], ids=str
+)
 def test_a_loader_restored_from_a_file_without_pickle_goes_on_with_the_same_batches(
-    used: int, engine: TransformersEngine
+    passes: dict[str, int], used: int, engine: TransformersEngine
 ) -> None:
-    sizes = {"updates": 2, "iterations_per_epoch": 2}
+    sizes = {"iterations_per_epoch": 2, **passes}
     loader = loader_of(engine, **sizes)
     # Two epochs of four batches: 1, 3 and 5 stop in the middle of an iteration.
     batches = [*loader, *loader]
@@ -183,6 +186,55 @@ def test_a_loader_restored_from_a_file_without_pickle_goes_on_with_the_same_batc
     rest = [*resumed] if used > 4 or used == 4 else [*resumed, *resumed]
     assert len(rest) == len(batches) - used
     assert all(same(a, b) for a, b in zip(rest, batches[used:], strict=True))
+
+
+def test_every_pass_over_an_iteration_gives_the_same_batches(engine: TransformersEngine) -> None:
+    loader = loader_of(engine, updates=2, epochs=2)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 4
+    assert same(batches[0], batches[2])
+    assert same(batches[1], batches[3])
+    assert not same(batches[0], batches[1])
+    assert loader.learner.synced == [0]  # type: ignore[attr-defined]
+
+
+def test_ahead_the_next_iteration_is_sampled_by_the_weights_that_this_one_begins_with(
+    engine: TransformersEngine,
+) -> None:
+    sizes = {"updates": 2, "iterations_per_epoch": 2}
+    ahead = loader_of(engine, **sizes, ahead=True)
+    found, synced, stale = [], [], []
+    for batch in ahead:
+        found.append(batch)
+        synced.append(list(ahead.learner.synced))  # type: ignore[attr-defined]
+        stale.append(ahead.report["rollout/staleness"])
+    assert synced == [[0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]
+    assert stale == [0, 0, 1, 1]
+    ahead.close()
+    # Nothing was learned here, so that stale weights are the current ones.
+    assert all(same(a, b) for a, b in zip(found, loader_of(engine, **sizes), strict=True))
+
+
+class Referee(Listener):
+    """Knows a reference that finds every token half a nat less likely."""
+
+    def finish(self, batch: Experience) -> Experience:
+        return batch._replace(ref_logps=batch.sampling_logps - 0.5)
+
+
+def test_the_kl_to_the_reference_is_a_term_of_the_reward(engine: TransformersEngine) -> None:
+    plain, shaped = (loader_of(engine, num_parts=2, reward_kl_coef=coef) for coef in (0.0, 0.1))
+    shaped.learner = Referee()
+    [*_], batches = list(plain), list(shaped)
+    for before, group in zip(plain.groups, shaped.groups, strict=True):
+        # k1 sums to 0.5 a token, and a token costs 0.1 * 0.5.
+        costs = [-0.05 * len(completion.token_ids) for completion in group.completions]
+        assert group.rewards["kl"] == pytest.approx(costs, abs=1e-5)
+        assert group.rewards["length"] == before.rewards["length"]
+        assert "kl" not in before.rewards
+    given = sorted(advantage for batch in batches for advantage in batch.advantages.tolist())
+    assert given == pytest.approx(sorted(a for group in shaped.groups for a in group.advantages))
+    assert shaped.report["rollout/reward/kl"] < 0
 
 
 def test_another_seed_samples_otherwise(engine: TransformersEngine) -> None:
@@ -204,6 +256,8 @@ def test_a_checkpoint_of_two_processes_is_refused_by_one(engine: TransformersEng
         ({"updates": 2}, 4, "accumulate_grad_batches=4, got 4"),
         ({"group_size": 1}, 1, "group_size must be at least 2"),
         ({"prompts": 0}, 1, "prompts must be at least 1"),
+        ({"epochs": 0}, 1, "epochs must be at least 1"),
+        ({"reward_kl_coef": -1}, 1, "reward_kl_coef must be at least 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(

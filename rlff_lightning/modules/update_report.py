@@ -1,0 +1,112 @@
+"""What an optimizer step has to log: sums over its micro-batches and ranks, and its time."""
+
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rlff_lightning.functional.policy_objective import ObjectiveTerms, PolicyLoss
+from rlff_lightning.rollout.experience import Experience
+
+Reduce = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all ranks."""
+
+PER_TOKEN = (
+    "train/entropy",
+    "train/engine_mismatch",
+    "train/clipped_low",
+    "train/clipped_high",
+    "train/capped",
+)
+"""Means over the update's tokens."""
+
+
+class UpdateReport:
+    """Collects one update at a time."""
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, Tensor]] = []
+        self._seconds = 0.0
+        self._started = 0.0
+        self.num_tokens = 0.0
+        """Completion tokens of the latest finished update, on all ranks."""
+
+    def add(
+        self,
+        batch: Experience,
+        terms: ObjectiveTerms,
+        loss: PolicyLoss,
+        *,
+        old_logps: Tensor,
+        entropy: Tensor,
+    ) -> None:
+        """Take in a micro-batch.
+
+        Args:
+            batch: What was trained on.
+            terms: The objective's.
+            loss: Their aggregate.
+            old_logps: The trainer's at rollout, ``(B, T)``, nats.
+            entropy: ``(B, T)``, nats.
+        """
+        mask, mismatch = batch.completion_mask, terms.mismatch
+        count, none = mask.sum(), mask.new_zeros((), dtype=torch.float32)
+        # Engine against the trainer at rollout: later updates move the policy, not the mismatch.
+        gap = (old_logps - batch.sampling_logps).abs()[mask].sum()
+        capped = none if mismatch is None else (mismatch.is_capped & mask).sum()
+        dropped = none if mismatch is None else mismatch.is_dropped.sum()
+        part = {
+            "train/policy_loss": loss.policy_loss,
+            "train/kl": none if loss.kl is None else loss.kl,
+            "train/entropy": (entropy * mask).sum(),
+            "train/engine_mismatch": gap,
+            "train/clipped_low": (terms.surrogate.is_clipped_low & mask).sum(),
+            "train/clipped_high": (terms.surrogate.is_clipped_high & mask).sum(),
+            "train/capped": capped,
+            "train/dropped": dropped,
+            "tokens": count,
+            "sequences": mask.new_tensor(len(mask), dtype=torch.float32),
+        }
+        self._parts.append({name: value.detach().float() for name, value in part.items()})
+
+    def close(self, reduce: Reduce) -> dict[str, Tensor]:
+        """End the update.
+
+        Args:
+            reduce: Adds up over ranks: every rank's part was divided by the whole window.
+
+        Returns:
+            What to log, by log key.
+        """
+        names = list(self._parts[0])
+        sums = torch.stack([torch.stack([part[n] for part in self._parts]).sum() for n in names])
+        self._parts.clear()
+        window = dict(zip(names, reduce(sums).unbind(), strict=True))
+        tokens, sequences = window.pop("tokens"), window.pop("sequences")
+        self.num_tokens = tokens.item()
+        for name in PER_TOKEN:
+            window[name] = window[name] / tokens.clamp(min=1)
+        window["train/dropped"] = window["train/dropped"] / sequences
+        return window
+
+    def start_clock(self) -> None:
+        """A micro-batch begins."""
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """A micro-batch ends."""
+        self._seconds += time.perf_counter() - self._started
+
+    def take_seconds(self) -> float:
+        """Give the seconds of the update that ended, and begin the next."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Measure the most memory held so far: a GPU's by torch, else the process's, MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
