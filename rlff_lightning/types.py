@@ -165,7 +165,7 @@ class LabelledReply:
     """Of that mean; 0 with fewer than two futures."""
     futures: tuple[Future, ...] = ()
     """Every trajectory behind the value."""
-    origin: Literal["policy", "human", "scripted"] = "policy"
+    origin: Literal["policy", "human", "proposer"] = "policy"
     """Who wrote the candidate."""
     failure: str = ""
     """Why one of its futures was broken off; the value then says nothing and is never stored."""

@@ -100,10 +100,12 @@ class SimulationModule(LightningModule):
     @property
     def agents(self) -> dict[str, Supporter | Seeker | Critic]:
         """The agents by role, as they were given."""
+        proposer = self.candidates.proposer
         return {
             "supporter": self.cast.supporter,
             "seeker": self.seeker.seeker,
             "critic": self.cast.critic,
+            **({"proposer": proposer} if proposer else {}),
         }
 
     def count_used(self) -> Tally:

@@ -21,12 +21,22 @@ class CandidateSettings:
     """Replies sampled per context, of which the kept ones differ most."""
     origins: Literal["policy", "human", "both"] = "policy"
     """Sampled from the supporter, the data's own reply, or the data's reply among sampled ones."""
+    proposer: Supporter | None = None
+    """Writes replies of another kind, so that it is known what those lead to that the supporter
+    hardly ever gives."""
+    num_proposed: int = 0
+    """Replies of the proposer per context, beside the kept ones."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_candidates <= self.num_samples:
             raise UserError(
                 "CandidateSettings.num_candidates must be within [1, num_samples], got "
                 f"{self.num_candidates} with num_samples={self.num_samples}"
+            )
+        if self.num_proposed < 0 or (self.num_proposed > 0) != (self.proposer is not None):
+            raise UserError(
+                "CandidateSettings.num_proposed must be at least 1 with a proposer and 0 without "
+                f"one, got {self.num_proposed}"
             )
 
 
@@ -57,28 +67,54 @@ def sample_candidates(
     if settings.origins != "human":
         for place, sampled in enumerate(_sample(contexts, supporter, settings.num_samples)):
             own[place] += sampled
-    return [_thin(candidates, settings.num_candidates) for candidates in own]
+    kept = [_thin(candidates, settings.num_candidates) for candidates in own]
+    if settings.proposer is None:
+        return kept
+    proposed = _sample(contexts, settings.proposer, settings.num_proposed, "proposer")
+    return [
+        _first_failure([*mine, *others]) or _distinct([*mine, *others])
+        for mine, others in zip(kept, proposed, strict=True)
+    ]
 
 
 def _sample(
-    contexts: Sequence[Conversation], supporter: Supporter, count: int
+    contexts: Sequence[Conversation],
+    supporter: Supporter,
+    count: int,
+    origin: Literal["policy", "proposer"] = "policy",
 ) -> list[list[Candidate]]:
+    name = "candidate" if origin == "policy" else "proposal"
     asked = [
-        replace(context, seed=derive_seed(context.seed, "candidate", copy))
+        replace(context, seed=derive_seed(context.seed, name, copy))
         for context in contexts
         for copy in range(count)
     ]
     replies = supporter.reply(asked) if asked else []
     return [
-        [Candidate(context=context, reply=reply) for reply in replies[place : place + count]]
+        [
+            Candidate(context=context, reply=reply, origin=origin)
+            for reply in replies[place : place + count]
+        ]
         for context, place in zip(contexts, range(0, len(replies), count), strict=True)
     ]
 
 
+def _first_failure(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [candidate for candidate in candidates if candidate.reply.failure][:1]
+
+
+def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        if candidate.reply.text:
+            first.setdefault(candidate.reply.text, candidate)
+    return list(first.values())
+
+
 def _thin(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    failed = [candidate for candidate in candidates if candidate.reply.failure]
+    failed = _first_failure(candidates)
     if failed:
-        return failed[:1]
+        return failed
     human = [candidate for candidate in candidates if candidate.origin == "human"]
     # A key keeps its first place and its last value: the policy may say what the human said.
     by_text = {candidate.reply.text: candidate for candidate in (*candidates, *human)}

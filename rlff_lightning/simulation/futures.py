@@ -51,7 +51,7 @@ class Candidate:
     """Ends with a seeker's message."""
     reply: Message
     """What the supporter might say."""
-    origin: Literal["policy", "human", "scripted"] = "policy"
+    origin: Literal["policy", "human", "proposer"] = "policy"
     """Who wrote it."""
 
 

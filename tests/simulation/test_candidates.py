@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rlff_lightning.agents.base import Supporter
 from rlff_lightning.agents.scripted.seeker import ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
+from rlff_lightning.errors import UserError
 from rlff_lightning.simulation.candidates import (
     CandidateSettings,
     most_different,
@@ -99,3 +100,27 @@ def test_one_failed_sample_is_all_that_is_left_of_its_context() -> None:
     first, second = sample_candidates(contexts, Quoter("a", "b", "c", "!"), settings)
     assert [candidate.reply.text for candidate in first] == ["a", "b"]
     assert [candidate.reply.failure for candidate in second] == ["gave up"]
+
+
+def test_a_proposer_adds_its_replies_and_says_nothing_twice() -> None:
+    (context,) = ScriptedSeeker().open([0])
+    settings = CandidateSettings(
+        num_candidates=1, num_samples=1, proposer=Quoter("own", "rare"), num_proposed=2
+    )
+    (own,) = sample_candidates([context], Quoter("own"), settings)
+    assert [(c.reply.text, c.origin) for c in own] == [("own", "policy"), ("rare", "proposer")]
+
+
+def test_a_proposer_that_gives_up_fails_the_context() -> None:
+    (context,) = ScriptedSeeker().open([0])
+    settings = CandidateSettings(proposer=Quoter("rare", "!"), num_proposed=2)
+    (own,) = sample_candidates([context], Quoter("a", "b", "c", "d"), settings)
+    assert [c.reply.failure for c in own] == ["gave up"]
+
+
+@pytest.mark.parametrize(("proposer", "count"), [(None, 1), (Quoter("a"), 0)])
+def test_a_proposer_and_a_number_of_proposals_need_each_other(
+    proposer: Supporter | None, count: int
+) -> None:
+    with pytest.raises(UserError, match=f"num_proposed must be .* got {count}"):
+        CandidateSettings(proposer=proposer, num_proposed=count)
