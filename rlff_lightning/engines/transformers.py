@@ -1,6 +1,6 @@
 """Generation by transformers alone: slow, on any machine, and a check on the fast engine."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,15 +116,60 @@ class TransformersEngine(Engine):
         logps: list[float] = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
         return logps
 
+    @torch.no_grad()
+    def stream(self, prompt: Sequence[int], sampling: Sampling, seed: int) -> Iterator[str]:
+        """Generate for one prompt and give the text piece by piece, as ``generate`` would.
+
+        Args:
+            prompt: Token ids.
+            sampling: How tokens are drawn.
+            seed: The same as for ``generate``.
+
+        Yields:
+            Text that follows what was given before; never half a character.
+        """
+        check_sampling("TransformersEngine.stream", sampling)
+        check_requests(
+            "TransformersEngine.stream", [prompt], [sampling.max_tokens], self.max_model_len
+        )
+        self._load()
+        tokens: list[int] = []
+        given = ""
+        for chosen, _ in self._steps([prompt], sampling, [seed]):
+            tokens += chosen
+            if chosen[0] in self._eos_ids():
+                tokens.pop()
+                break
+            text: str = self._tokenizer.decode(tokens, skip_special_tokens=False)
+            # A character's bytes may be spread over tokens.
+            if not text.endswith("\ufffd"):
+                yield text[len(given) :]
+                given = text
+        yield self._tokenizer.decode(tokens, skip_special_tokens=False)[len(given) :]
+
     def _generate_batch(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion]:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        ids, mask = _pad_left(prompts, self.device)
         eos_ids = self._eos_ids()
         tokens: list[list[int]] = [[] for _ in prompts]
         logps: list[list[float]] = [[] for _ in prompts]
         is_finished = [False] * len(prompts)
+        for chosen, chosen_logps in self._steps(prompts, sampling, seeds):
+            for row, (token, logp) in enumerate(zip(chosen, chosen_logps, strict=True)):
+                if not is_finished[row]:
+                    tokens[row].append(token)
+                    logps[row].append(logp)
+                    is_finished[row] = token in eos_ids
+            if all(is_finished):
+                break
+        return [self._completion(*row) for row in zip(tokens, logps, is_finished, strict=True)]
+
+    def _steps(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[list[int], list[float]]]:
+        """Draw a token and its log-probability for each prompt, again and again."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        ids, mask = _pad_left(prompts, self.device)
         cache = None
         for _ in range(sampling.max_tokens):
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -137,17 +182,10 @@ class TransformersEngine(Engine):
                 logits_to_keep=1,
             )
             cache = out.past_key_values
-            chosen, chosen_logps = _sample(out.logits[:, -1].float().cpu(), sampling, generators)
-            for row, (token, logp) in enumerate(zip(chosen, chosen_logps, strict=True)):
-                if not is_finished[row]:
-                    tokens[row].append(token)
-                    logps[row].append(logp)
-                    is_finished[row] = token in eos_ids
-            if all(is_finished):
-                break
+            chosen, logps = _sample(out.logits[:, -1].float().cpu(), sampling, generators)
+            yield chosen, logps
             ids = torch.tensor(chosen, device=self.device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-        return [self._completion(*row) for row in zip(tokens, logps, is_finished, strict=True)]
 
     def _completion(
         self, token_ids: list[int], logps: list[float], is_finished: bool
