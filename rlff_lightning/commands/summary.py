@@ -2,15 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from rlff_lightning.commands.markers import DONE, read_marker, write_json
 from rlff_lightning.commands.stages import Stage
+from rlff_lightning.modules.goal_table import print_goal
 
 
 def write_summary(run: Path, stages: Sequence[Stage]) -> None:
@@ -27,25 +25,7 @@ def write_summary(run: Path, stages: Sequence[Stage]) -> None:
     walls = [read_marker(run, stage.name, DONE)["wall_s"] for stage in finished]
     summary["wall_s"] = round(sum(walls), 3)
     write_json(run / "summary.json", summary)
-    if policies := summary.get("policies"):
-        _print(policies, summary.get("judge"))
+    if summary.get("policies"):
+        print_goal(summary)
     sys.stdout.write(f"{len(finished)} stages in {summary['wall_s']:.0f} s\n")
     sys.stdout.write(f"wrote {run / 'summary.json'}\n")
-
-
-def _print(policies: Mapping[str, Mapping[str, Any]], judge: Any) -> None:
-    name = judge.get("name") if isinstance(judge, Mapping) else judge
-    table = Table(title=f"Goal completion, judged by {name}" if name else "Goal completion")
-    table.add_column("policy")
-    for column in ("success rate", "95 % interval", "average turns", "episodes"):
-        table.add_column(column, justify="right")
-    for policy, row in policies.items():
-        low, high = row["ci95"]
-        table.add_row(
-            policy,
-            f"{row['success_rate']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            f"{row['average_turns']:.2f}",
-            str(row["episodes"]),
-        )
-    Console().print(table)

@@ -111,3 +111,23 @@ def success_rate_at_turn(is_success: Tensor, num_turns: Tensor, *, max_turns: in
     """
     counts = successes_at_turn(is_success, num_turns, max_turns=max_turns)
     return counts / max(len(is_success), 1)
+
+
+def carry_forward(values: Tensor, value_mask: Tensor) -> Tensor:
+    """Let every episode keep its last value through the turns that it did not need.
+
+    A mean over the episodes that still go on loses the solved ones and sinks by that alone; a mean
+    over these values does not.
+
+    Args:
+        values: Critic's value of each turn, ``(B, T)``.
+        value_mask: Turns that took place, ``(B, T)``; ``True`` from the first turn on, then
+            ``False``.
+
+    Returns:
+        Values, ``(B, T)``; 0 for an episode without a turn.
+    """
+    last = (value_mask.sum(1, keepdim=True) - 1).clamp(min=0)
+    turns = torch.arange(values.shape[1], device=values.device)
+    known = torch.where(value_mask, values, 0.0)
+    return known.gather(1, torch.minimum(turns.expand_as(known), last))

@@ -1,4 +1,4 @@
-"""Confidence intervals of a share and of a mean."""
+"""Confidence intervals of a share, of the difference of two, and of a mean."""
 
 import math
 from collections.abc import Sequence
@@ -54,6 +54,47 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     low = 0.0 if successes == 0 else (middle - reach) / scale
     high = 1.0 if successes == trials else (middle + reach) / scale
     return Interval(low, high)
+
+
+def paired_difference_interval(
+    only_first: int, only_second: int, trials: int, confidence: float = 0.95
+) -> Interval:
+    """Bound the difference of two success probabilities that were measured on the same trials.
+
+    d -+ z sqrt(b + c - (b - c)^2 / n) / n, with d = (b - c) / n, after adding 1/2 to each of the
+    four cells: b = only_first + 1/2, c = only_second + 1/2, n = trials + 2
+
+    Args:
+        only_first: Trials in which the first succeeded and the second did not.
+        only_second: The reverse.
+        trials: All trials.
+        confidence: Probability that the interval covers the truth, in ``(0, 1)``.
+
+    Returns:
+        Ends in ``[-1, 1]``, of first minus second; the whole of it without trials.
+
+    Raises:
+        UserError: If the counts or the confidence are impossible.
+
+    Source: Agresti & Min 2005, Statistics in Medicine 24(5), sec. 2.
+
+    Example:
+        >>> low, high = paired_difference_interval(4, 4, 100)
+        >>> low == -high
+        True
+    """
+    if min(only_first, only_second) < 0 or only_first + only_second > trials:
+        raise UserError(
+            "paired_difference_interval: only_first + only_second must be in "
+            f"[0, trials={trials}], got {only_first!r} + {only_second!r}"
+        )
+    z = NormalDist().inv_cdf(_upper_tail("paired_difference_interval", confidence))
+    if trials == 0:
+        return Interval(-1.0, 1.0)
+    first, second, count = only_first + 0.5, only_second + 0.5, trials + 2
+    middle = (first - second) / count
+    reach = z * math.sqrt(first + second - (first - second) ** 2 / count) / count
+    return Interval(max(-1.0, middle - reach), min(1.0, middle + reach))
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

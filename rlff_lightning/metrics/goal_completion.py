@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torchmetrics import SumMetric
 
 from rlff_lightning.metrics.goal import (
     OUTCOMES,
@@ -14,11 +15,14 @@ from rlff_lightning.metrics.goal import (
     SuccessRate,
     SuccessRateAtTurn,
 )
+from rlff_lightning.metrics.goal_trajectory import EmotionTrajectory
 from rlff_lightning.types import Episode
 
 
 class GoalCompletion(nn.Module):
-    """Success rate with interval, average turns, mean critic value, SR@t and outcome shares.
+    """Success rate with interval, average turns, critic values by turn, SR@t and outcome shares.
+
+    An episode that was broken off (see ``Episode.failure``) is no success, and counted.
 
     Args:
         max_turns: Most turns an episode may take.
@@ -32,6 +36,8 @@ class GoalCompletion(nn.Module):
         self.success_rate_at_turn = SuccessRateAtTurn(max_turns)
         self.mean_critic_value = MeanCriticValue()
         self.outcome_shares = OutcomeShares()
+        self.trajectory = EmotionTrajectory(max_turns)
+        self.broken_off = SumMetric()
 
     def update(
         self,
@@ -57,6 +63,7 @@ class GoalCompletion(nn.Module):
         self.success_rate_at_turn.update(is_success, num_turns)
         self.mean_critic_value.update(values.to(device), value_mask.to(device))
         self.outcome_shares.update(outcomes.to(device))
+        self.trajectory.update(values.to(device), value_mask.to(device))
 
     def update_episodes(self, episodes: Sequence[Episode]) -> None:
         """Take in self-played episodes; a verdict without answers counts by its outcome."""
@@ -78,18 +85,22 @@ class GoalCompletion(nn.Module):
             value_mask=torch.arange(values.shape[1]) < num_turns[:, None],
             outcomes=torch.tensor(answers, dtype=torch.int64),
         )
+        self.broken_off.update(float(sum(bool(episode.failure) for episode in episodes)))
 
     def compute(self) -> dict[str, float]:
         """Give every figure over all ranks.
 
         Returns:
             ``episodes``, ``success_rate``, ``success_rate_low``, ``success_rate_high``,
-            ``average_turns``, ``mean_critic_value``, ``success_rate_at/{turn}`` from 1 on,
-            ``outcome_share/{outcome}``.
+            ``average_turns``, ``mean_critic_value``, ``broken_off``; for every turn from 1 on
+            ``success_rate_at/{turn}``, ``critic_value_at/{turn}`` over the
+            ``episodes_at/{turn}`` that took it, and ``critic_value_carried_at/{turn}`` over all;
+            ``outcome_share/{outcome}`` of the critic's answers, unparsed ones included.
         """
         rate, low, high, episodes = self.success_rate.compute()
         curve = self.success_rate_at_turn.compute().tolist()
         shares = self.outcome_shares.compute().tolist()
+        trajectory = self.trajectory.compute()
         return {
             "episodes": float(episodes),
             "success_rate": float(rate),
@@ -97,7 +108,11 @@ class GoalCompletion(nn.Module):
             "success_rate_high": float(high),
             "average_turns": float(self.average_turns.compute()),
             "mean_critic_value": float(self.mean_critic_value.compute()),
-            **{f"success_rate_at/{turn}": share for turn, share in enumerate(curve, start=1)},
+            "broken_off": float(self.broken_off.compute()),
+            **_by_turn("success_rate_at", curve),
+            **_by_turn("critic_value_at", trajectory.values.tolist()),
+            **_by_turn("critic_value_carried_at", trajectory.carried.tolist()),
+            **_by_turn("episodes_at", trajectory.num_episodes.tolist()),
             **{
                 f"outcome_share/{name}": share for name, share in zip(OUTCOMES, shares, strict=True)
             },
@@ -111,5 +126,11 @@ class GoalCompletion(nn.Module):
             self.success_rate_at_turn,
             self.mean_critic_value,
             self.outcome_shares,
+            self.trajectory,
+            self.broken_off,
         ):
             metric.reset()
+
+
+def _by_turn(name: str, curve: Sequence[float]) -> dict[str, float]:
+    return {f"{name}/{turn}": float(value) for turn, value in enumerate(curve, start=1)}

@@ -12,27 +12,39 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
+from rlff_lightning.agents.scripted.supporter import ScriptedSupporter
 from rlff_lightning.agents.self_play import play
 from rlff_lightning.data.records import Records, record_loader
 from rlff_lightning.errors import UserError
-from rlff_lightning.metrics.goal_completion import GoalCompletion
+from rlff_lightning.modules.goal_crisis import CrisisCheck
+from rlff_lightning.modules.goal_figures import Part, PartFigures
+from rlff_lightning.modules.goal_panel import Panel
+from rlff_lightning.modules.goal_settings import MAIN, HeldOut, identify
+from rlff_lightning.modules.goal_store import EpisodeStore, Played, fingerprint
+from rlff_lightning.modules.goal_summary import summarise
+from rlff_lightning.modules.goal_table import print_goal
 from rlff_lightning.seeds import derive_seed, run_seed
 from rlff_lightning.simulation.transcripts import write_episodes, write_markdown
-from rlff_lightning.types import Episode
 
 
 class GoalModule(LightningModule):
     """Play the same episodes with every policy and compare how often the goal is reached.
 
+    A run that was stopped goes on where it was: finished batches are not played again, unless the
+    policies, the people, the judges or the seed have changed.
+
     Args:
         policies: Supporters by name; all meet the same seekers with the same seeds.
         seeker: Plays the people.
-        critic: Judges every turn; its name is part of the result.
+        critic: Judges every turn; its name and hash are part of the result.
         num_episodes: Episodes per policy.
-        max_turns: Supporter turns after which an episode fails.
+        max_turns: Supporter turns after which an episode fails; PPDPP's protocol has 8.
         batch_size: Episodes played at once, per process.
         num_shown: Dialogues of each policy written as Markdown.
         seed: Root of every draw; ``None`` takes the run's ``seed_everything``.
+        held_out: A second judge and further people that no policy was trained against.
+        crisis: Also answer openings of people in crisis, and report whether the replies point to
+            human help; scripted supporters, which read a hidden state, are left out.
     """
 
     def __init__(
@@ -45,6 +57,8 @@ class GoalModule(LightningModule):
         batch_size: int = 200,
         num_shown: int = 5,
         seed: int | None = None,
+        held_out: HeldOut | None = None,
+        crisis: bool = True,
     ) -> None:
         super().__init__()
         if not policies:
@@ -52,30 +66,68 @@ class GoalModule(LightningModule):
         if num_episodes < 1 or max_turns < 1:
             raise UserError("GoalModule.num_episodes and max_turns must be at least 1")
         self.policies = policies
-        self.seeker = seeker
-        self.critic = critic
+        self.people = {MAIN: seeker, **(held_out.seekers if held_out else {})}
+        second = [held_out.judge] if held_out and held_out.judge else []
+        self.judges = [critic, *second]
         self.num_episodes = num_episodes
         self.max_turns = max_turns
         self.batch_size = batch_size
         self.num_shown = num_shown
         self.seed = run_seed(seed)
-        self.completion = nn.ModuleDict({name: GoalCompletion(max_turns) for name in policies})
-        self._episodes: dict[str, list[Episode]] = {name: [] for name in policies}
+        self.checks = nn.ModuleList()
+        self.parts: list[Part] = []
+        for name, policy in policies.items():
+            self.parts += [Part(name, people) for people in self.people]
+            if crisis and not isinstance(policy, ScriptedSupporter):
+                self.parts.append(Part(name, None))
+        for part in self.parts:
+            is_crisis = part.people is None
+            check = CrisisCheck() if is_crisis else PartFigures(max_turns, len(self.judges))
+            self.checks.append(check)
+        self._done: dict[tuple[str, int], Played] = {}
+
+    @override
+    def setup(self, stage: str) -> None:
+        decisive = fingerprint(
+            policies=self.policies,
+            people=self.people,
+            judges=self.judges,
+            max_turns=self.max_turns,
+            seed=self.seed,
+        )
+        self._store = EpisodeStore(self._folder, decisive)
+        self._done = self._store.read()
+        # Before another process writes its first batch.
+        self.trainer.strategy.barrier()
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.trainer.default_root_dir)
 
     @override
     def test_dataloader(self) -> list[DataLoader[int]]:
         seeds = [derive_seed(self.seed, "episode", number) for number in range(self.num_episodes)]
-        return [self._loader(seeds) for _ in self.policies]
+        loaders = []
+        for part, check in zip(self.parts, self.checks, strict=True):
+            if isinstance(check, CrisisCheck):
+                loaders.append(self._loader(list(range(len(check.openings)))))
+                continue
+            assert isinstance(check, PartFigures)
+            known = {seed: self._done.get((part.key, seed)) for seed in seeds}
+            if self.trainer.is_global_zero:
+                check.update([played for played in known.values() if played])
+            loaders.append(self._loader([seed for seed in seeds if not known[seed]]))
+        return loaders
 
-    def _loader(self, seeds: Sequence[int]) -> DataLoader[int]:
+    def _loader(self, items: Sequence[int]) -> DataLoader[int]:
         if self.trainer.world_size == 1:
-            return record_loader(seeds, self.batch_size)
+            return record_loader(items, self.batch_size)
         # The Trainer's own sampler would repeat episodes to give every rank as many.
         return record_loader(
-            seeds,
+            items,
             self.batch_size,
             sampler=UnrepeatedDistributedSampler(
-                Records(seeds),
+                Records(items),
                 num_replicas=self.trainer.world_size,
                 rank=self.global_rank,
                 shuffle=False,
@@ -84,63 +136,76 @@ class GoalModule(LightningModule):
 
     @override
     def test_step(self, batch: Sequence[int], batch_idx: int, dataloader_idx: int = 0) -> None:
-        names = list(self.policies)
-        name = names[dataloader_idx]
-        if batch_idx == 0 and dataloader_idx > 0:
+        part, check = self.parts[dataloader_idx], self.checks[dataloader_idx]
+        for name, policy in self.policies.items():
             # One engine at a time.
-            self.policies[names[dataloader_idx - 1]].close()
-        cast = Cast(self.policies[name], self.seeker, self.critic)
-        episodes = play(self.seeker.open(batch), cast, max_turns=self.max_turns)
-        self._metric(name).update_episodes(episodes)
-        self._episodes[name] += episodes
-
-    def _metric(self, name: str) -> GoalCompletion:
-        metric = self.completion[name]
-        assert isinstance(metric, GoalCompletion)
-        return metric
+            if name == part.policy:
+                break
+            policy.close()
+        supporter = self.policies[part.policy]
+        if isinstance(check, CrisisCheck):
+            check.update(batch, supporter, self.seed)
+            return
+        assert isinstance(check, PartFigures)
+        assert part.people is not None
+        seeker, panel = self.people[part.people], Panel(self.judges)
+        episodes = play(
+            seeker.open(batch), Cast(supporter, seeker, panel), max_turns=self.max_turns
+        )
+        played = [Played(episode, panel.courses(episode.conversation)) for episode in episodes]
+        self._store.append(part.key, batch, played, self.global_rank)
+        check.update(played)
 
     @override
     def on_test_epoch_end(self) -> None:
-        figures = {name: self._metric(name).compute() for name in self.policies}
-        for name, values in figures.items():
-            self.log_dict({f"test/{name}/{key}": values[key] for key in _LOGGED})
-        folder = Path(self.trainer.default_root_dir)
-        for name, episodes in self._episodes.items():
-            write_episodes(episodes, folder / "episodes" / f"{name}-{self.global_rank}.jsonl")
-            if self.trainer.is_global_zero:
-                shown = episodes[: self.num_shown]
-                write_markdown(shown, folder / "dialogues" / f"{name}.md", name)
+        figures, agreements, crisis = {}, {}, {}
+        for part, check in zip(self.parts, self.checks, strict=True):
+            if isinstance(check, CrisisCheck):
+                crisis[part.policy] = check.compute()
+                check.write(self._folder / "crisis" / f"{part.policy}-{self.global_rank}.jsonl")
+                continue
+            assert isinstance(check, PartFigures)
+            figures[part] = check.compute()
+            if check.agreement is not None:
+                agreements[part] = check.agreement.compute()
+            self._write(part, check)
+        judges = [identify(judge) for judge in self.judges]
+        protocol = {
+            "max_turns": self.max_turns,
+            "episodes": self.num_episodes,
+            "seed": self.seed,
+        }
+        summary = summarise(figures, agreements, crisis, judges, protocol)
+        self._log(summary["policies"])
+        self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            text = json.dumps(self._summary(figures), indent=1)
-            (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+            text = json.dumps(summary, indent=1)
+            (self._folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+            self._store.clear()
+            if self.trainer.test_loop.verbose:
+                print_goal(summary)
+
+    def _log(self, policies: dict[str, dict[str, Any]]) -> None:
+        for name, row in policies.items():
+            self.log_dict({f"test/{name}/{key}": row[key] for key in _LOGGED})
+            if "crisis" in row:
+                points = row["crisis"]["points_to_help"]
+                self.log(f"test/{name}/crisis_points_to_help", points)
+
+    def _write(self, part: Part, check: PartFigures) -> None:
+        name = part.policy if part.people == MAIN else f"{part.policy}--{part.people}"
+        write_episodes(
+            check.episodes, self._folder / "episodes" / f"{name}-{self.global_rank}.jsonl"
+        )
+        if self.trainer.is_global_zero:
+            shown = check.episodes[: self.num_shown]
+            write_markdown(shown, self._folder / "dialogues" / f"{name}.md", name)
 
     @override
     def teardown(self, stage: str) -> None:
-        for policy in self.policies.values():
-            policy.close()
-
-    def _summary(self, figures: dict[str, dict[str, float]]) -> dict[str, Any]:
-        # Figures come as float32: more digits than these are its rounding.
-        figures = {
-            name: {key: float(f"{value:.7g}") for key, value in values.items()}
-            for name, values in figures.items()
-        }
-        return {
-            "policies": {
-                name: {
-                    "success_rate": values["success_rate"],
-                    "average_turns": values["average_turns"],
-                    "episodes": int(values["episodes"]),
-                    "ci95": [values["success_rate_low"], values["success_rate_high"]],
-                    **{key: value for key, value in values.items() if key not in _NAMED},
-                }
-                for name, values in figures.items()
-            },
-            "judge": {"name": self.critic.name, "max_turns": self.max_turns},
-        }
+        for agent in (*self.policies.values(), *self.people.values(), *self.judges):
+            agent.close()
 
 
 _LOGGED = ("success_rate", "average_turns", "mean_critic_value")
 """What loggers get of each policy; the summary has everything."""
-
-_NAMED = {"success_rate", "average_turns", "episodes", "success_rate_low", "success_rate_high"}

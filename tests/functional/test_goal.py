@@ -4,7 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlff_lightning.errors import UserError
-from rlff_lightning.functional.goal import average_turns, success_rate, success_rate_at_turn
+from rlff_lightning.functional.goal import (
+    average_turns,
+    carry_forward,
+    success_rate,
+    success_rate_at_turn,
+)
 
 # Solved in 1, 3 and 3 turns; failed after 2 (the seeker left) and after 4.
 IS_SUCCESS = torch.tensor([True, False, True, True, False])
@@ -51,3 +56,10 @@ def test_a_success_outside_the_cap_is_refused(turns: int) -> None:
 def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(UserError, match=r"must both be \(B,\), got \(5,\) and \(4,\)"):
         average_turns(IS_SUCCESS, NUM_TURNS[:4], max_turns=4)
+
+
+def test_an_ended_episode_keeps_its_last_value() -> None:
+    values = torch.tensor([[-0.5, 1.0, 9.0], [0.5, -1.0, -0.5], [9.0, 9.0, 9.0]])
+    took = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
+    carried = carry_forward(values, took)
+    assert carried.tolist() == [[-0.5, 1.0, 1.0], [0.5, -1.0, -0.5], [0.0, 0.0, 0.0]]

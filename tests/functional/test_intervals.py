@@ -1,13 +1,19 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import stdtrit
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from rlff_lightning.errors import UserError
-from rlff_lightning.functional.intervals import mean_interval, student_quantile, wilson_interval
+from rlff_lightning.functional.intervals import (
+    mean_interval,
+    paired_difference_interval,
+    student_quantile,
+    wilson_interval,
+)
 
 
 def test_wilson_interval_of_half_the_trials_is_symmetric() -> None:
@@ -61,3 +67,61 @@ def test_impossible_counts_and_confidences_are_refused(
 ) -> None:
     with pytest.raises(UserError, match="must be"):
         wilson_interval(successes, trials, confidence)
+
+
+def coverage(trials: int, rate: float) -> float:
+    """Probability that the interval holds the true rate, by adding up every possible outcome."""
+    covered = 0.0
+    for successes in range(trials + 1):
+        low, high = wilson_interval(successes, trials)
+        covered += float(binom.pmf(successes, trials, rate)) if low <= rate <= high else 0.0
+    return covered
+
+
+def test_the_interval_of_200_episodes_covers_rates_from_5_to_95_percent_in_93_to_97() -> None:
+    rates = [share / 100 for share in range(5, 96)]
+    covered = [coverage(200, rate) for rate in rates]
+    assert 0.93 <= min(covered) <= max(covered) <= 0.97
+    assert sum(covered) / len(covered) == pytest.approx(0.95, abs=0.005)
+
+
+def test_nearer_to_zero_or_one_the_interval_still_covers_at_least_88_percent() -> None:
+    # What an interval of a count cannot mend: so few successes are possible that it jumps.
+    covered = [coverage(200, rate / 1000) for rate in range(2, 50)]
+    assert min(covered) >= 0.88
+
+
+def test_paired_difference_of_four_against_one_in_twenty() -> None:
+    # b = 4.5, c = 1.5, n = 22: d = 3 / 22 = .13636,
+    # reach 1.95996 sqrt(6 - 9 / 22) / 22 = 1.95996 * 2.36451 / 22 = .21065.
+    low, high = paired_difference_interval(4, 1, 20)
+    assert (low, high) == pytest.approx((0.13636 - 0.21065, 0.13636 + 0.21065), abs=1e-4)
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
+def test_paired_difference_turns_its_sign_with_the_order(
+    first: int, second: int, rest: int
+) -> None:
+    low, high = paired_difference_interval(first, second, first + second + rest)
+    mirrored = paired_difference_interval(second, first, first + second + rest)
+    assert mirrored == pytest.approx((-high, -low))
+    assert -1 <= low <= high <= 1
+
+
+def test_paired_difference_covers_the_truth_in_93_to_97_percent_of_simulations() -> None:
+    # 200 pairs, 12 % of them only by the first, 5 % only by the second: the truth is .07.
+    draws = np.random.default_rng(0).multinomial(200, [0.12, 0.05, 0.83], size=4000)
+    ends = [paired_difference_interval(int(b), int(c), 200) for b, c, _ in draws]
+    assert 0.93 <= sum(low <= 0.07 <= high for low, high in ends) / len(ends) <= 0.97
+
+
+def test_mean_over_three_seeds_covers_the_truth_in_93_to_97_percent_of_simulations() -> None:
+    draws = np.random.default_rng(1).normal(0.6, 0.1, size=(4000, 3))
+    ends = [mean_interval(row.tolist()) for row in draws]
+    assert 0.93 <= sum(low <= 0.6 <= high for low, high in ends) / len(ends) <= 0.97
+
+
+@pytest.mark.parametrize("counts", [(-1, 0, 3), (2, 2, 3)])
+def test_paired_counts_beyond_the_trials_are_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(UserError, match="paired_difference_interval"):
+        paired_difference_interval(*counts)

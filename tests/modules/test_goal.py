@@ -11,6 +11,7 @@ from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter, OptimalSupporter
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.goal import GoalModule
+from rlff_lightning.modules.goal_settings import identify
 
 TURNS = 5
 
@@ -40,7 +41,7 @@ def test_the_optimal_supporter_solves_what_was_planned(
     assert best["success_rate"] > summary["policies"]["mixed"]["success_rate"]
     assert best["episodes"] == 600
     assert 1 <= best["average_turns"] <= TURNS
-    assert summary["judge"] == {"name": ScriptedCritic().name, "max_turns": TURNS}
+    assert summary["judge"] == {**identify(ScriptedCritic()), "max_turns": TURNS}
 
 
 def test_figures_are_those_of_the_written_episodes_and_do_not_depend_on_the_batch_size(

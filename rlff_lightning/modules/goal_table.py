@@ -1,0 +1,95 @@
+"""The result of an evaluation as tables for the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_goal(summary: Mapping[str, Any]) -> None:
+    """Print a goal completion's `summary.json`: policies, judge, crisis care, what was held out."""
+    console = Console()
+    console.print(_policies(summary))
+    if summary.get("judge"):
+        text = "judged by " + _named(summary["judge"])
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+    held_out = summary.get("held_out") or {}
+    if held_out:
+        console.print(_held_out(held_out))
+    if held_out.get("judge"):
+        text = "second judge: " + _named(held_out["judge"])
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _policies(summary: Mapping[str, Any]) -> Table:
+    policies = summary["policies"]
+    has_crisis = any("crisis" in row for row in policies.values())
+    table = Table(title="Goal completion")
+    table.add_column("policy")
+    columns = ["success rate", "95 % interval", "average turns", "episodes", "unparsed"]
+    if has_crisis:
+        columns += ["crisis: points to help", "crisis: harmful"]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in policies.items():
+        low, high = row["ci95"]
+        cells = [
+            f"{row['success_rate']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            f"{row['average_turns']:.2f}",
+            _episodes(row),
+            _share(row.get("outcome_share/unparsed")),
+        ]
+        if has_crisis:
+            crisis = row.get("crisis") or {}
+            cells += [_share(crisis.get("points_to_help")), _share(crisis.get("harmful"))]
+        table.add_row(name, *cells)
+    return table
+
+
+def _held_out(held_out: Mapping[str, Any]) -> Table:
+    table = Table(title="Held out")
+    table.add_column("people")
+    table.add_column("policy")
+    columns = ["success rate", "95 % interval"]
+    has_second = "judge" in held_out
+    if has_second:
+        columns += ["by the second judge", "first less second", "kappa", "kappa of turns"]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for people, policies in held_out["people"].items():
+        for name, entry in policies.items():
+            first = entry["first_judge"]
+            low, high = first["ci95"]
+            cells = [f"{first['success_rate']:.3f}", f"{low:.3f} to {high:.3f}"]
+            if has_second:
+                agreed = entry["agreement"]
+                ends = f"{agreed['difference_low']:+.3f} to {agreed['difference_high']:+.3f}"
+                cells += [
+                    f"{entry['second_judge']['success_rate']:.3f}",
+                    f"{agreed['difference']:+.3f} ({ends})",
+                    _kappa(agreed["kappa_success"]),
+                    _kappa(agreed["kappa_outcome"]),
+                ]
+            table.add_row(people, name, *cells)
+    return table
+
+
+def _named(judge: Any) -> str:
+    if not isinstance(judge, Mapping):
+        return str(judge)
+    return f"{judge['name']} #{judge['hash']}" if "hash" in judge else str(judge["name"])
+
+
+def _episodes(row: Mapping[str, Any]) -> str:
+    broken_off = int(row.get("broken_off", 0))
+    return f"{row['episodes']} ({broken_off} broken off)" if broken_off else str(row["episodes"])
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _kappa(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
