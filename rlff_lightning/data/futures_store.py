@@ -182,9 +182,10 @@ class FuturesStore:
 
 def _entries(file: Path) -> list[Quarantined]:
     entries = []
+    text = file.read_text(encoding="utf-8")
     # Not splitlines: a reason may hold other line separators than the file's.
-    lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    for number, line in enumerate(lines if lines != [""] else [], start=1):
+    lines = text.removesuffix("\n").split("\n") if text else []
+    for number, line in enumerate(lines, start=1):
         try:
             entries.append(Quarantined(**json.loads(line)))
         except (json.JSONDecodeError, TypeError) as error:

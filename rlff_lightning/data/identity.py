@@ -15,9 +15,10 @@ WITHOUT_EFFECT = frozenset(
     {
         # How much is done, in what portions, and how it is stored.
         *("num_contexts", "batch_size", "retry_quarantined", "counts", "max_model_len"),
-        # How fast engines and servers are, and where they stand.
+        # How fast engines and servers are, where they stand, and when they give up.
         *("max_num_seqs", "max_num_batched_tokens", "kv_cache_gib", "gpu_memory_utilization"),
-        *("enable_sleep", "base_url", "api_key_env", "concurrency", "timeout_s", "max_retries"),
+        *("enable_sleep", "base_url", "api_key_variable", "concurrency", "timeout_s"),
+        *("max_attempts", "max_wait_s", "max_outage_s", "max_empty_retries", "max_prompt_tokens"),
     }
 )
 """Names of settings that change no row."""

@@ -1,28 +1,51 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pytest
+
 from callbacks.futures_writer import FuturesWriter
+from rlff_lightning.agents.base import Critic
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.data.store import read_parts
+from rlff_lightning.errors import UserError
 from rlff_lightning.modules.simulation import SimulationModule
-from rlff_lightning.types import LabelledReply
+from rlff_lightning.simulation.candidates import CandidateSettings
+from rlff_lightning.simulation.futures import FutureSettings
+from rlff_lightning.types import Conversation, LabelledReply, Verdict
 
 
 def simulate(
-    folder: Path, make: Callable[..., Any], num_contexts: int, batch_size: int
+    folder: Path, make: Callable[..., Any], num_contexts: int, batch_size: int, **settings: Any
 ) -> list[LabelledReply]:
+    given = {"supporter": MixedSupporter(), "seeker": ScriptedSeeker(), "critic": ScriptedCritic()}
     module = SimulationModule(
-        MixedSupporter(),
-        ScriptedSeeker(),
-        ScriptedCritic(),
-        num_contexts=num_contexts,
-        batch_size=batch_size,
+        **{**given, **settings}, num_contexts=num_contexts, batch_size=batch_size
     )
     trainer = make(folder, callbacks=[FuturesWriter()])
     trainer.predict(module, return_predictions=False)
     return read_parts(folder / "futures")
+
+
+class BlindCritic(ScriptedCritic):
+    """Gives up on every person whose seed has a certain remainder."""
+
+    def __init__(self, remainder: int | None) -> None:
+        self._remainder = remainder
+
+    def judge(self, conversations: list[Conversation]) -> list[Verdict]:  # type: ignore[override]
+        return [
+            Verdict(value=0.0, outcome="unparsed", is_success=False, failure="server said 503")
+            if self._remainder is not None
+            and int(conversation.source.removeprefix("scripted-")) % 4 == self._remainder
+            else verdict
+            for conversation, verdict in zip(
+                conversations, super().judge(conversations), strict=True
+            )
+        ]
 
 
 def test_what_is_written_is_what_was_simulated_whatever_the_batch_size(
@@ -30,17 +53,89 @@ def test_what_is_written_is_what_was_simulated_whatever_the_batch_size(
 ) -> None:
     one = simulate(tmp_path / "one", quiet_trainer, num_contexts=10, batch_size=10)
     other = simulate(tmp_path / "other", quiet_trainer, num_contexts=10, batch_size=3)
-    assert len(list((tmp_path / "other" / "futures").iterdir())) == 4
+    assert len(list((tmp_path / "other" / "futures").glob("part-*"))) == 4
     assert one == other
     assert len({record.context.id for record in one}) == 10
     # A context keeps its labels when more contexts follow it.
     more = simulate(tmp_path / "more", quiet_trainer, num_contexts=12, batch_size=5)
     assert more[: len(one)] == one
+    # A user's own tools read the folder as it is.
+    table = pd.read_parquet(tmp_path / "one" / "futures")
+    assert list(table["value"]) == [record.value for record in one]
+    assert sorted(set(table["context_number"])) == list(range(10))
 
 
-def test_a_smaller_run_leaves_nothing_of_a_larger_one_before_it(
+def test_a_second_run_does_what_is_left_and_no_more(
     quiet_trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
-    simulate(tmp_path, quiet_trainer, num_contexts=9, batch_size=3)
-    again = simulate(tmp_path, quiet_trainer, num_contexts=3, batch_size=3)
-    assert len({record.context.id for record in again}) == 3
+    simulate(tmp_path, quiet_trainer, num_contexts=6, batch_size=4)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "futures").glob("part-*")}
+    grown = simulate(tmp_path, quiet_trainer, num_contexts=9, batch_size=2)
+    assert grown == simulate(tmp_path / "whole", quiet_trainer, num_contexts=9, batch_size=9)
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    parts = sorted(path.name for path in (tmp_path / "futures").glob("part-*"))
+    assert len(parts) == 4  # two of the first run, then contexts 6, 7 and 8
+    assert simulate(tmp_path, quiet_trainer, num_contexts=9, batch_size=2) == grown
+    assert len(list((tmp_path / "futures").glob("part-*"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [
+        ({"futures": FutureSettings(look_ahead=3)}, "futures.look_ahead was 2, is 3"),
+        ({"supporter": MixedSupporter(skill=0.7)}, "supporter.skill was 0.6, is 0.7"),
+        ({"seed": 1}, "seed was 0, is 1"),
+        (
+            {"candidates": CandidateSettings(num_candidates=2)},
+            "candidates.num_candidates was 4, is 2",
+        ),
+    ],
+)
+def test_a_run_that_would_write_other_rows_is_refused_with_the_difference(
+    quiet_trainer: Callable[..., Any], tmp_path: Path, settings: dict[str, Any], difference: str
+) -> None:
+    simulate(tmp_path, quiet_trainer, num_contexts=2, batch_size=2, seed=0)
+    before = read_parts(tmp_path / "futures")
+    with pytest.raises(UserError, match=re.escape(f"begun by another run: {difference};")):
+        simulate(tmp_path, quiet_trainer, 3, 2, **{"seed": 0, **settings})
+    assert read_parts(tmp_path / "futures") == before
+
+
+def test_contexts_that_were_given_up_wait_in_quarantine_until_they_are_asked_for(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    def run(critic: Critic, **settings: Any) -> tuple[list[LabelledReply], pd.DataFrame]:
+        rows = simulate(tmp_path, quiet_trainer, 12, 5, critic=critic, **settings)
+        quarantine = tmp_path / "futures" / "_quarantine.jsonl"
+        return rows, pd.read_json(quarantine, lines=True) if quarantine.is_file() else None
+
+    whole = simulate(tmp_path / "whole", quiet_trainer, 12, 5, critic=BlindCritic(None))
+    rows, quarantine = run(BlindCritic(1))
+    struck = set(quarantine["context_id"])
+    assert 0 < len(struck) < 12
+    assert rows == [row for row in whole if row.context.source not in sources(whole, struck)]
+    assert set(quarantine["reason"]) == {"server said 503"}
+    # The next run leaves them alone, though nothing would fail now.
+    assert run(BlindCritic(None))[0] == rows
+    found, left = run(BlindCritic(None), retry_quarantined=True)
+    assert found == whole
+    assert left.empty
+
+
+def sources(rows: list[LabelledReply], context_ids: set[str]) -> set[str]:
+    # A context that broke off in its making has another depth in its id.
+    struck = {context_id.partition("/")[0] for context_id in context_ids}
+    return {row.context.source for row in rows if row.context.source in struck}
+
+
+def test_a_page_shows_contexts_from_all_over_the_store(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = simulate(tmp_path, quiet_trainer, num_contexts=20, batch_size=8)
+    page = (tmp_path / "futures.md").read_text()
+    ids = list(dict.fromkeys(row.context.id for row in rows))
+    shown = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
+    assert shown == ids[::4][:5]
+    first = rows[0]
+    assert f"### Candidate 1 (policy): {first.value:+.2f} ± {first.standard_error:.2f}" in page
+    assert first.futures[0].messages[0].text in page
