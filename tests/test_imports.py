@@ -15,7 +15,7 @@ FLOORS = [
     {"agents"},
     {"simulation", "rollout", "data"},
     {"modules"},
-    {"cli", "commands"},
+    {"cli", "commands", "report"},
 ]
 ONLY_IN = {
     "vllm": ("engines/vllm.py",),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from torchmetrics.functional.text.rouge import rouge_score
 
@@ -35,9 +36,7 @@ def meteor_without_synonyms(reply: str, reference: str) -> float:
 
     Source: Lavie & Agarwal 2007, ACL W07-0734, as NLTK computes it.
     """
-    from nltk.translate.meteor_score import single_meteor_score  # type: ignore[import-untyped]
-
-    return float(single_meteor_score(words(reference), words(reply), wordnet=_NoSynonyms()))
+    return _meteor(reply, reference, wordnet=_NoSynonyms())
 
 
 def meteor_with_synonyms(reply: str, reference: str) -> float:
@@ -48,15 +47,19 @@ def meteor_with_synonyms(reply: str, reference: str) -> float:
 
     Source: Lavie & Agarwal 2007, ACL W07-0734, as NLTK computes it.
     """
+    _check_wordnet()
+    return _meteor(reply, reference)
+
+
+def _meteor(reply: str, reference: str, **options: Any) -> float:
     from nltk.translate.meteor_score import single_meteor_score  # type: ignore[import-untyped]
 
-    _check_wordnet()
-    return float(single_meteor_score(words(reference), words(reply)))
+    return float(single_meteor_score(words(reference), words(reply), **options))
 
 
 @cache
 def _check_wordnet() -> None:
-    from nltk.corpus import wordnet
+    from nltk.corpus import wordnet  # type: ignore[import-untyped]
 
     try:
         wordnet.ensure_loaded()

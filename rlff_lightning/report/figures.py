@@ -1,0 +1,192 @@
+"""The charts of a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from rlff_lightning.report.charts import colour, draw, soft
+from rlff_lightning.report.items import Item
+from rlff_lightning.report.run_folder import Curve, RunFolder
+
+_FIRST = (
+    "rollout/live_success",
+    "rollout/reward",
+    "val/pairwise_accuracy",
+    "val/spearman",
+    "val/reply_loss",
+    "rollout/length",
+    "train/kl",
+    "train/entropy",
+    "train/mse",
+    "train/reply_loss",
+    "val/mse",
+    "train/engine_mismatch",
+)
+"""Keys that say most, in this order; what else was logged follows under a fold."""
+
+_SMOOTHED = 5
+_MAX_POINTS = 2000
+
+
+class Chart(NamedTuple):
+    """A chart with its caption."""
+
+    title: str
+    """What is drawn."""
+    svg: Markup
+    """The drawing."""
+    note: str = ""
+    """How to read it."""
+
+
+def success_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+    """Draw SR@t of every policy; none if no policy has it."""
+    curves = {name: _by_turn(row) for name, row in policies.items()}
+    curves = {name: curve for name, curve in curves.items() if curve}
+    if not curves:
+        return None
+
+    def paint(axes: Axes) -> None:
+        for number, (name, curve) in enumerate(curves.items()):
+            turns = range(1, len(curve) + 1)
+            axes.step(turns, curve, where="post", color=colour(number), label=name)
+            axes.plot(turns, curve, ".", color=colour(number), markersize=5)
+        axes.set(xlabel="supporter turns", ylim=(-0.03, 1.03))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="best")
+
+    ends = ", ".join(f"{name} {curve[-1]:.0%}" for name, curve in curves.items())
+    svg = draw("by-turn", f"Success rate by turn; at the end: {ends}", paint)
+    return Chart("Goal reached within t turns", svg)
+
+
+def _by_turn(row: Mapping[str, Any]) -> list[float]:
+    curve = []
+    while (value := row.get(f"success_rate_at/{len(curve) + 1}")) is not None:
+        curve.append(float(value))
+    return curve
+
+
+def learning_curves(run: RunFolder) -> tuple[list[Chart], list[Chart]]:
+    """Draw what was logged, one chart per key with a line per stage.
+
+    Returns:
+        What says most, and the rest.
+    """
+    by_key: dict[str, dict[str, Curve]] = {}
+    for stage in run.stages:
+        for key, curve in stage.curves().items():
+            if len(curve) > 1:
+                by_key.setdefault(key, {})[stage.name] = curve
+    stages = sorted({name for curves in by_key.values() for name in curves})
+    charts = {key: _curves(key, by_key[key], stages) for key in sorted(by_key)}
+    first = [charts[key] for key in _FIRST if key in charts]
+    return first, [chart for key, chart in charts.items() if key not in _FIRST]
+
+
+def _curves(key: str, curves: Mapping[str, Curve], stages: Sequence[str]) -> Chart:
+    def paint(axes: Axes) -> None:
+        for name, curve in curves.items():
+            steps = [step + 1 for step, _ in curve]
+            values = [value for _, value in curve]
+            line = colour(stages.index(name))
+            if len(values) > 2 * _SMOOTHED:
+                axes.plot(steps, values, color=line, alpha=0.25, linewidth=1)
+                values = _running_mean(values)
+            axes.plot(steps, values, color=line, label=name)
+        axes.set(xlabel="optimizer step")
+        axes.margins(x=0.02)
+        axes.legend(loc="best")
+
+    svg = draw(f"curve-{_slug(key)}", f"{key} over optimizer steps", paint)
+    return Chart(key, svg)
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    windows = (values[max(0, end - _SMOOTHED) : end] for end in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]
+
+
+def reliability(run: RunFolder) -> Chart | None:
+    """Draw mean label over mean prediction of tested reward models; none if no stage wrote it."""
+    written = {stage.name: stage.reward_quality.get("reliability") for stage in run.stages}
+    found = {name: points for name, points in written.items() if points}
+    if not found:
+        return None
+
+    def paint(axes: Axes) -> None:
+        for number, (name, points) in enumerate(found.items()):
+            predicted = [point["predicted"] for point in points]
+            observed = [point["observed"] for point in points]
+            largest = max(point["replies"] for point in points)
+            sizes = [8 + 60 * point["replies"] / largest for point in points]
+            axes.plot(predicted, observed, color=colour(number), alpha=0.5, linewidth=1)
+            axes.scatter(predicted, observed, s=sizes, color=colour(number), label=name)
+        ends = [*axes.get_xlim(), *axes.get_ylim()]
+        axes.axline((min(ends), min(ends)), slope=1, color=soft(), linestyle="--", linewidth=1)
+        axes.set(xlabel="predicted reward", ylabel="measured reward")
+        axes.legend(loc="best")
+
+    svg = draw("reliability", "Measured reward over predicted reward, in bins", paint)
+    note = "On the dashed line the reward model means what it says; a dot grows with its replies."
+    return Chart("Reliability of the reward model", svg, note)
+
+
+def reward_by_length(items: Sequence[Item]) -> list[Chart]:
+    """Draw reward against the length of a reply, for simulated labels and for learned rewards."""
+    labels: dict[str, list[tuple[float, float]]] = {}
+    learned: dict[str, list[tuple[float, float]]] = {}
+    for item in items:
+        for branch in item.get("branches", []):
+            count = len(branch["text"].split())
+            if item["kind"] == "futures":
+                labels.setdefault(item["group"], []).append((count, branch["value"]))
+            elif item["kind"] == "samples" and branch["rewards"]:
+                reward = next(iter(branch["rewards"].values()))
+                learned.setdefault(item["group"], []).append((count, reward))
+    charts = [
+        _scatter("label-length", "Simulated reward against length", labels),
+        _scatter("reward-length", "Learned reward against length", learned),
+    ]
+    return [chart for chart in charts if chart]
+
+
+def _scatter(
+    name: str, title: str, groups: Mapping[str, Sequence[tuple[float, float]]]
+) -> Chart | None:
+    if not groups:
+        return None
+
+    def paint(axes: Axes) -> None:
+        for number, (group, points) in enumerate(groups.items()):
+            shown = points[:: max(len(points) // _MAX_POINTS, 1)]
+            counts, rewards = zip(*shown, strict=True)
+            axes.scatter(counts, rewards, s=7, color=colour(number), alpha=0.35, linewidths=0)
+            means = _means(points)
+            axes.plot(*zip(*means, strict=True), color=colour(number), label=group)
+        axes.set(xlabel="words of the reply", ylabel="reward")
+        axes.legend(loc="best")
+
+    svg = draw(name, f"{title}; lines are means", paint)
+    return Chart(title, svg, "Of the replies that can be read below; lines are means by length.")
+
+
+def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Mean reward by length, with neighbours, where there are enough replies to speak of one."""
+    reach = 1
+    lengths = sorted({count for count, _ in points})
+    near = {
+        length: [reward for count, reward in points if abs(count - length) <= reach]
+        for length in lengths
+    }
+    enough = max(3, len(points) // 100)
+    means = [(length, sum(r) / len(r)) for length, r in near.items() if len(r) >= enough]
+    return means or [(lengths[0], sum(r for _, r in points) / len(points))]
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in text)

@@ -1,0 +1,217 @@
+"""What there is to read in a run: conversations, futures, samples and replies, as one shape.
+
+An item is a context, and branches that may leave it: the futures of a candidate lie under it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlff_lightning.dialogue.reply_format import parse_reply
+from rlff_lightning.errors import UserError
+from rlff_lightning.report.run_folder import RunFolder, StageFolder, read_lines
+from rlff_lightning.seeds import derive_seed
+
+Item = dict[str, Any]
+"""Ready for JSON: ``kind``, ``group``, ``id``, ``problem``, ``success``, ``messages``, and
+``branches`` where something was tried from there on."""
+
+_FUTURE_COLUMNS = [
+    "context_id",
+    "problem",
+    "situation",
+    "context",
+    "reply",
+    "reasoning",
+    "origin",
+    "value",
+    "standard_error",
+    "futures",
+]
+
+
+def read_items(run: RunFolder, *, max_items: int) -> list[Item]:
+    """Read what a run's stages wrote for people.
+
+    Args:
+        run: The run.
+        max_items: Most items of one kind from one policy or stage. They are chosen by a hash of
+            their ids: the same people for every policy, whatever came of it.
+    """
+    items: list[Item] = []
+    for stage in run.stages:
+        items += _chosen(_episodes(stage), max_items)
+        items += _chosen(_futures(stage, max_items), max_items)
+        items += _chosen(_samples(stage), max_items)
+        items += _chosen(_replies(stage), max_items)
+    return items
+
+
+def _chosen(items: Iterable[Item], count: int) -> list[Item]:
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item["group"], []).append(item)
+    return [
+        item
+        for group in groups.values()
+        for item in sorted(group, key=lambda item: _place(item["id"]))[:count]
+    ]
+
+
+def _place(name: str) -> int:
+    return derive_seed("report", name)
+
+
+def _episodes(stage: StageFolder) -> Iterator[Item]:
+    """Conversations of every policy, as ``simulation.transcripts`` writes them."""
+    for file in sorted((stage.folder / "episodes").glob("*.jsonl")):
+        policy = file.stem.rpartition("-")[0] or file.stem
+        for row in read_lines(file):
+            verdicts = list(zip(row.get("outcomes", []), row.get("values", []), strict=False))
+            yield _item("conversation", policy, row) | {
+                "success": bool(row.get("is_success")),
+                "messages": _judged(_messages(row.get("messages", [])), verdicts),
+            }
+
+
+def _judged(messages: list[Item], verdicts: Sequence[tuple[str, float]]) -> list[Item]:
+    """Put verdicts beside the seeker's messages that they judge: all but an opening one."""
+    left = iter(verdicts)
+    for place, message in enumerate(messages):
+        if message["role"] == "seeker" and place > 0 and (verdict := next(left, None)):
+            message |= {"outcome": verdict[0], "value": verdict[1]}
+    return messages
+
+
+def _futures(stage: StageFolder, max_items: int) -> Iterator[Item]:
+    """Contexts with their candidates and the futures of each."""
+    tables = [_table(part) for part in _parts(stage.folder / "futures")]
+    if not tables:
+        return
+    table = pa.concat_tables(tables)
+    ids = sorted(set(table["context_id"].to_pylist()), key=_place)[:max_items]
+    rows: dict[str, list[Item]] = {name: [] for name in ids}
+    for row in table.to_pylist():
+        if row["context_id"] in rows:
+            rows[row["context_id"]].append(row)
+    for name, candidates in rows.items():
+        best = sorted(candidates, key=lambda row: -row["value"])
+        yield _item("futures", stage.name, {**candidates[0], "id": name}) | {
+            "messages": _messages(json.loads(candidates[0]["context"])),
+            "branches": [_candidate(row) for row in best],
+        }
+
+
+def _candidate(row: Mapping[str, Any]) -> Item:
+    futures = json.loads(row["futures"])
+    return {
+        "label": row["origin"],
+        "text": row["reply"],
+        "think": row["reasoning"],
+        "value": row["value"],
+        "error": row["standard_error"],
+        "futures": [
+            {
+                "success": future["is_success"],
+                "messages": _valued(_messages(future["messages"]), future["values"]),
+            }
+            for future in futures
+        ],
+    }
+
+
+def _valued(messages: list[Item], values: Sequence[float]) -> list[Item]:
+    left = iter(values)
+    for message in messages:
+        if message["role"] == "seeker" and (value := next(left, None)) is not None:
+            message["value"] = value
+    return messages
+
+
+def _samples(stage: StageFolder) -> Iterator[Item]:
+    """Groups of completions that the policy was trained on."""
+    for part in _parts(stage.folder / "completions"):
+        groups: dict[tuple[int, str, int], list[Item]] = {}
+        for row in _read(part, None).to_pylist():
+            key = (row["iteration"], row["context_id"], row["turn"])
+            groups.setdefault(key, []).append(row)
+        for (iteration, context, turn), rows in groups.items():
+            # Rewards may be missing where a scorer had none to give.
+            best = sorted(rows, key=lambda row: -(row["advantage"] or 0.0))
+            name = f"{context}/t{turn}"
+            yield _item("samples", stage.name, {"id": f"iteration {iteration}: {name}"}) | {
+                "iteration": iteration,
+                "messages": [{"role": "seeker", "text": rows[0]["seeker"]}],
+                "branches": [_completion(row) for row in best],
+            }
+
+
+def _completion(row: Mapping[str, Any]) -> Item:
+    reply = parse_reply(row["completion"])
+    rewards = {
+        key.removeprefix("reward/"): value
+        for key, value in row.items()
+        if key.startswith("reward/") and value is not None
+    }
+    return {
+        "label": "finished" if row.get("is_finished", True) else "cut off",
+        "text": reply.text,
+        "think": reply.reasoning,
+        "advantage": row["advantage"],
+        "rewards": rewards,
+    }
+
+
+def _replies(stage: StageFolder) -> Iterator[Item]:
+    """Replies of several supporters to held-out contexts, beside the human's."""
+    for file in sorted((stage.folder / "replies").glob("*.jsonl")):
+        for row in read_lines(file):
+            yield _item("replies", stage.name, row) | {
+                "messages": _messages(row.get("messages", [])),
+                "branches": [
+                    {"label": name, **_message(said)}
+                    for name, said in row.get("replies", {}).items()
+                ],
+            }
+
+
+def _item(kind: str, group: str, row: Mapping[str, Any]) -> Item:
+    about = {name: row[name] for name in ("problem", "situation") if row.get(name)}
+    return {"kind": kind, "group": group, "id": str(row.get("id", "")), **about}
+
+
+def _messages(rows: Iterable[Mapping[str, Any]]) -> list[Item]:
+    return [_message(row) for row in rows]
+
+
+def _message(row: Mapping[str, Any]) -> Item:
+    # Stores name the text after the record, chat messages after the chat format.
+    message = {
+        "role": row.get("role", "supporter"),
+        "text": row.get("text", row.get("content", "")),
+    }
+    if row.get("reasoning"):
+        message["think"] = row["reasoning"]
+    if row.get("failure"):
+        message["failure"] = row["failure"]
+    return message
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(part for part in folder.glob("*.parquet") if part.name[0] not in "_.")
+
+
+def _table(part: Path) -> pa.Table:
+    return _read(part, _FUTURE_COLUMNS)
+
+
+def _read(part: Path, columns: list[str] | None) -> pa.Table:
+    try:
+        table = pq.read_table(part)
+        return table.select(columns) if columns else table
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise UserError(f"{part}: no part that a report can read: {error}") from error

@@ -1,0 +1,61 @@
+"""The page: charts, tables and the reader's data in one file that asks for nothing from outside."""
+
+import base64
+import hashlib
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rlff_lightning import __version__
+from rlff_lightning.report import figures, tables
+from rlff_lightning.report.items import read_items
+from rlff_lightning.report.run_folder import RunFolder
+
+
+def render(run: RunFolder, *, max_items: int) -> str:
+    """Write a run's report as HTML.
+
+    Everything that stages wrote is escaped, and no script but the page's own may run.
+
+    Args:
+        run: The run.
+        max_items: Most items of one kind from one policy or stage that can be read.
+    """
+    environment = Environment(
+        loader=PackageLoader("rlff_lightning.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Keys keep their order; what could end a script is written as \u003c by the filter itself.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    summary = tables.goal_summary(run)
+    items = read_items(run, max_items=max_items)
+    first_curves, more_curves = figures.learning_curves(run)
+    script = _own("report.js")
+    digest = hashlib.sha256(script.encode()).digest()
+    return environment.get_template("report.html").render(
+        run=run,
+        version=__version__,
+        style=_own("report.css"),
+        script=script,
+        script_hash=base64.b64encode(digest).decode(),
+        studied=tables.study_table(run),
+        goal=tables.goal_table(summary),
+        held_out=tables.held_out_table(summary),
+        by_turn=figures.success_by_turn(summary.get("policies") or {}),
+        outcomes=tables.outcome_shares(summary),
+        first_curves=first_curves,
+        more_curves=more_curves,
+        reward=tables.reward_table(run),
+        reliability=figures.reliability(run),
+        by_length=figures.reward_by_length(items),
+        quality=tables.quality_tables(run),
+        items=items,
+        max_items=max_items,
+    )
+
+
+def _own(name: str) -> str:
+    return (files("rlff_lightning.report") / "page" / name).read_text(encoding="utf-8")
