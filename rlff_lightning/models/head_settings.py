@@ -22,12 +22,15 @@ class HeadSettings:
         pooling: State that is read: of the ``last`` attended token (decoders), the ``mean`` over
             all, or the first one's, ``cls`` (encoders).
         class_values: Value of each outcome, for ``outcomes`` only.
+        members: Heads of an ensemble on one trunk; each learns from about 63 % of the contexts, so
+            that they disagree where a reward is not to be trusted. 1 is no ensemble.
     """
 
     kind: Literal["regression", "outcomes", "binary"] = "regression"
     reads: Reads = "joined"
     pooling: Pooling = "last"
     class_values: tuple[float, ...] = ()
+    members: int = 1
 
     def __post_init__(self) -> None:
         if (self.kind == "outcomes") != (len(self.class_values) > 1):
@@ -36,6 +39,9 @@ class HeadSettings:
                 f"other kinds, got {self.class_values} for {self.kind!r}"
             )
 
+        if self.members < 1:
+            raise UserError(f"HeadSettings.members must be at least 1, got {self.members!r}")
+
     @property
     def num_states(self) -> int:
         """States of the trunk's width that the head reads at once; see ``pooling.compare``."""
@@ -43,5 +49,5 @@ class HeadSettings:
 
     @property
     def num_outputs(self) -> int:
-        """Numbers that the head predicts."""
+        """Numbers that a head predicts."""
         return len(self.class_values) or 1

@@ -83,6 +83,7 @@ def read_reward_files(folder: Path, *, dtype: Literal["float32", "bfloat16"]) ->
             reads=found.get("reads", "joined"),
             pooling=found["pooling"],
             class_values=tuple(found["class_values"]),
+            members=found.get("members", 1),
         ),
         head=load_file(folder / _WEIGHTS),
         state={name: found[name] for name in ("label_mean", "label_std", "is_trained")},

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.functional.ensemble import Pessimism, pessimistic
 from rlff_lightning.models.group_inputs import Sharing, group_inputs
 from rlff_lightning.models.head_settings import HeadSettings, Reads
 from rlff_lightning.models.output_head import transformers_model
@@ -57,7 +58,7 @@ class RewardModel(nn.Module):
         width = base.config.get_text_config().hidden_size * settings.num_states
         self.trunk = trunk
         self.settings = settings
-        self.head = nn.Linear(width, settings.num_outputs, dtype=torch.float32)
+        self.head = nn.Linear(width, settings.members * settings.num_outputs, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
         nn.init.zeros_(self.head.bias)
         self.label_mean, self.label_std, self.is_trained = 0.0, 1.0, False
@@ -70,7 +71,8 @@ class RewardModel(nn.Module):
             attention_mask: ``True`` or 1 at real tokens, at least one per row, ``(B, L)``.
 
         Returns:
-            ``(B, num_outputs)``, float32: standardised value, logits of outcomes, or a logit.
+            ``(B, num_outputs)``, float32: standardised value, logits of outcomes, or a logit; an
+            ensemble's is ``(B, members, num_outputs)``.
 
         Raises:
             UserError: If a text is longer than the trunk has positions for, or the head reads
@@ -167,17 +169,27 @@ class RewardModel(nn.Module):
         hidden = self.trunk(**groups.inputs, use_cache=False).last_hidden_state
         return self._read(hidden.flatten(0, 1)[groups.last].float())
 
-    def values(self, outputs: Tensor) -> Tensor:
+    def values(self, outputs: Tensor, *, pessimism: Pessimism = 0.0) -> Tensor:
         """Turn predictions into rewards, in the labels' units.
 
         regression: mean + std o;  outcomes: sum_c softmax(o)_c value_c;  binary: sigmoid(o)
 
         Args:
-            outputs: What ``forward`` returned, ``(B, num_outputs)``.
+            outputs: What ``forward`` returned.
+            pessimism: How an ensemble's members become one reward; see ``pessimistic``.
 
         Returns:
             One reward per text, ``(B,)``.
         """
+        if self.settings.members > 1:
+            return pessimistic(self.member_values(outputs), pessimism)
+        return self._values(outputs)
+
+    def member_values(self, outputs: Tensor) -> Tensor:
+        """Turn an ensemble's predictions into rewards of its members, ``(B, members)``."""
+        return torch.stack([self._values(own) for own in outputs.unbind(1)], dim=1)
+
+    def _values(self, outputs: Tensor) -> Tensor:
         match self.settings.kind:
             case "regression":
                 return self.label_mean + self.label_std * outputs[:, 0]
@@ -266,7 +278,9 @@ class RewardModel(nn.Module):
 
     def _read(self, states: Tensor) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):
-            return linear(states.float(), self.head.weight.float(), self.head.bias.float())
+            read = linear(states.float(), self.head.weight.float(), self.head.bias.float())
+        members = self.settings.members
+        return read if members == 1 else read.view(len(read), members, -1)
 
     @property
     def _first_position(self) -> int:

@@ -1,6 +1,6 @@
 """The frozen reward model as a term of the reward."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -10,14 +10,12 @@ from torch import Tensor
 
 from rlff_lightning.dialogue.reward_format import RewardFormat, read_reward_input
 from rlff_lightning.errors import UserError
+from rlff_lightning.functional.ensemble import Pessimism
 from rlff_lightning.models.backbone import Backbone
-from rlff_lightning.models.reward_head import RewardModel
+from rlff_lightning.models.reward_head import RewardModel, Texts
 from rlff_lightning.models.shared_base import SharedRewardModel
 from rlff_lightning.rollout.experience import pad
 from rlff_lightning.rollout.scorers import Learning, Sampled, Scorer
-
-Row = tuple[list[int], list[int]]
-"""Token ids of a context and of the reply to it."""
 
 
 class RewardModelScorer(Scorer):
@@ -29,12 +27,19 @@ class RewardModelScorer(Scorer):
         batch_size: Replies scored at once.
         share_base: Compute with the policy's own frozen base, where both are LoRA on the same
             one: the scores are the same, and the reward model costs its adapter and head alone.
+        pessimism: For an ensemble of heads, the score is the members' mean less so many of their
+            standard deviations, or with ``min`` the least member's.
     """
 
     name = "future"
 
     def __init__(
-        self, folder: str, weight: float = 1.0, batch_size: int = 128, share_base: bool = False
+        self,
+        folder: str,
+        weight: float = 1.0,
+        batch_size: int = 128,
+        share_base: bool = False,
+        pessimism: Pessimism = 0.0,
     ) -> None:
         super().__init__(weight)
         if batch_size < 1:
@@ -42,8 +47,14 @@ class RewardModelScorer(Scorer):
         self.folder = Path(folder)
         self.batch_size = batch_size
         self.share_base = share_base
+        if pessimism != "min" and pessimism < 0:
+            raise UserError(
+                f"RewardModelScorer.pessimism must be at least 0, or min, got {pessimism!r}"
+            )
+        self.pessimism: Pessimism = pessimism
         self._alone: RewardModel | None = None
         self._shared: SharedRewardModel | None = None
+        self._disagreement: dict[str, float] = {}
 
     def start(self, device: torch.device) -> None:
         if not self.share_base:
@@ -57,22 +68,25 @@ class RewardModelScorer(Scorer):
             self._shared = SharedRewardModel(self.folder, learning.model)
 
     def report(self) -> dict[str, float]:
-        return {"rollout/shortened_inputs": float(self._format.num_shortened)}
+        shortened = {"rollout/shortened_inputs": float(self._format.num_shortened)}
+        return shortened | self._disagreement
 
     @torch.no_grad()
     def score(self, samples: Sequence[Sampled]) -> Tensor:
-        rows = [self._format.parts(sample.context, sample.reply) for sample in samples]
-        size = _siblings([before for before, _ in rows])
         with self._reward_model() as model:
-            # One prompt per group where the model can share it; else every row on its own.
-            can_share = model.settings.pooling == "last" and all(said for _, said in rows)
-            share = size if can_share else 1
-            step = max(self.batch_size // share, 1) * share
-            parts = [
-                _score(model, rows[start : start + step], share)
-                for start in range(0, len(rows), step)
-            ]
-        return torch.cat(parts).cpu()
+            self._check_members(model)
+            outputs = reward_outputs(model, self._format, samples, self.batch_size)
+            if model.settings.members > 1:
+                spread = model.member_values(outputs).std(dim=1).mean().item()
+                self._disagreement = {"rollout/reward_disagreement": spread}
+            return model.values(outputs, pessimism=self.pessimism).cpu()
+
+    def _check_members(self, model: RewardModel) -> None:
+        if self.pessimism != 0 and model.settings.members == 1:
+            raise UserError(
+                f"RewardModelScorer.pessimism must be 0 for {self.folder}, which has one head, got "
+                f"{self.pessimism!r}; train it with head.members of 2 or more"
+            )
 
     def _reward_model(self) -> AbstractContextManager[RewardModel]:
         if self._shared is not None:
@@ -84,15 +98,52 @@ class RewardModelScorer(Scorer):
         return nullcontext(self._alone)
 
 
-def _score(model: RewardModel, rows: Sequence[Row], share: int) -> Tensor:
-    device = model.head.weight.device
-    if share == 1:
-        ids, mask = pad([[*before, *said] for before, said in rows])
-        return model.values(model(ids.to(device), mask.to(device)))
-    prompts, prompt_mask = pad([before for before, _ in rows[::share]], left=True)
-    replies, reply_mask = pad([said for _, said in rows])
-    inputs = [x.to(device) for x in (prompts, prompt_mask, replies, reply_mask)]
-    return model.values(model.forward_groups(*inputs))
+def reward_outputs(
+    model: RewardModel, shown: RewardFormat, samples: Sequence[Sampled], batch_size: int
+) -> Tensor:
+    """Let a reward model's head read replies in their contexts.
+
+    Args:
+        model: In evaluation mode.
+        shown: How they are written for it.
+        samples: B replies; siblings that are adjacent share the reading of their context.
+        batch_size: Replies read at once.
+
+    Returns:
+        What the head predicts of each, in order, ``(B, …)``.
+    """
+    parts = _apart if model.settings.reads == "apart" else _joined
+    return torch.cat(list(parts(model, shown, samples, batch_size)))
+
+
+def _apart(
+    model: RewardModel, shown: RewardFormat, samples: Sequence[Sampled], batch_size: int
+) -> Iterator[Tensor]:
+    rows = [shown.apart(sample.context, sample.reply) for sample in samples]
+    for start in range(0, len(rows), batch_size):
+        sides = zip(*rows[start : start + batch_size], strict=True)
+        yield model.forward_apart(*(_texts(model, side) for side in sides))
+
+
+def _joined(
+    model: RewardModel, shown: RewardFormat, samples: Sequence[Sampled], batch_size: int
+) -> Iterator[Tensor]:
+    rows = [shown.parts(sample.context, sample.reply) for sample in samples]
+    # One prompt per group where the model can share it; else every row on its own.
+    can_share = model.settings.pooling == "last" and all(said for _, said in rows)
+    size = _siblings([before for before, _ in rows]) if can_share else 1
+    step = max(batch_size // size, 1) * size
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        if size == 1:
+            yield model(*_texts(model, [[*before, *said] for before, said in part]))
+        else:
+            prompts = _texts(model, [before for before, _ in part[::size]], left=True)
+            yield model.forward_groups(*prompts, *_texts(model, [said for _, said in part]))
+
+
+def _texts(model: RewardModel, rows: Sequence[Sequence[int]], *, left: bool = False) -> Texts:
+    return Texts(*(side.to(model.head.weight.device) for side in pad(rows, left=left)))
 
 
 def _siblings(prompts: Sequence[list[int]]) -> int:

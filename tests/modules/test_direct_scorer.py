@@ -1,0 +1,186 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from callbacks.reward_drift import RewardDrift, Rewards
+from rlff_lightning.agents.base import Critic, Seeker
+from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
+from rlff_lightning.agents.scripted.supporter import MixedSupporter
+from rlff_lightning.data.store import read_parts
+from rlff_lightning.errors import UserError
+from rlff_lightning.modules.direct_scorer import FutureScorer
+from rlff_lightning.modules.policy import PolicyModule
+from rlff_lightning.rollout.scorers import Sampled, Scorer
+from rlff_lightning.simulation.futures import FutureSettings
+from rlff_lightning.types import Conversation, Message, Verdict
+
+
+class Echo(Seeker):
+    """Says back what it hears."""
+
+    def open(self, seeds: Sequence[int]) -> list[Conversation]:
+        raise NotImplementedError
+
+    def answer(self, conversations: Sequence[Conversation]) -> list[Conversation]:
+        return [
+            Conversation(
+                id=c.id, messages=(*c.messages, Message(role="seeker", text=c.messages[-1].text))
+            )
+            for c in conversations
+        ]
+
+
+class Reader(Critic):
+    """Values an answer by the number in it; gives up on one without."""
+
+    name = "reader"
+
+    def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        texts = [conversation.messages[-1].text for conversation in conversations]
+        return [
+            Verdict(value=float(t), outcome="same", is_success=False)
+            if t != "?"
+            else Verdict(value=0.0, outcome="unparsed", is_success=False, failure="no number")
+            for t in texts
+        ]
+
+
+def sampled(context_id: str, text: str) -> Sampled:
+    context = Conversation(id=context_id, messages=(Message(role="seeker", text="hello"),))
+    reply = Message(role="supporter", text=text)
+    return Sampled(context=context, text=text, reply=reply, token_ids=(1,), is_finished=True)
+
+
+def test_without_futures_a_reply_is_worth_what_the_critic_says_at_once() -> None:
+    scorer = FutureScorer(Echo(), Reader(), MixedSupporter(), FutureSettings(num_futures=0))
+    found = scorer.score([sampled("a", "0.5"), sampled("a", "-1"), sampled("b", "0.25")])
+    assert found.tolist() == [0.5, -1.0, 0.25]
+
+
+def test_a_future_that_was_broken_off_teaches_nothing() -> None:
+    scorer = FutureScorer(Echo(), Reader(), MixedSupporter(), FutureSettings(num_futures=0))
+    samples = [sampled("a", t) for t in ("1", "?", "0")] + [sampled("b", t) for t in ("?", "?")]
+    # The siblings' mean is .5; a context of which nothing is known is flat.
+    assert scorer.score(samples).tolist() == [1.0, 0.5, 0.0, 0.0, 0.0]
+    assert scorer.report()["rollout/simulated_failures"] == 3.0
+    with pytest.raises(RuntimeError, match="every simulated future was broken off"):
+        scorer.score([sampled("b", "?")])
+
+
+def test_the_direct_reward_is_the_label_that_a_simulation_writes(futures_folder: Path) -> None:
+    records = read_parts(futures_folder)[:12]
+    scorer = FutureScorer(ScriptedSeeker(), ScriptedCritic(), MixedSupporter())
+    found = scorer.score(
+        [
+            Sampled(context=r.context, text="", reply=r.reply, token_ids=(1,), is_finished=True)
+            for r in records
+        ]
+    )
+    assert found.std() > 0.1
+    assert found.tolist() == pytest.approx([record.value for record in records])
+
+
+def test_without_a_policy_the_supporter_must_be_named() -> None:
+    with pytest.raises(UserError, match=r"FutureScorer\.supporter must be given"):
+        FutureScorer(Echo(), Reader()).score([sampled("a", "1")])
+
+
+class Gradients(Callback):
+    """Keeps the sum of all gradients at each step."""
+
+    def __init__(self) -> None:
+        self.sums: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        grads = [p.grad.abs().sum() for p in pl_module.model.parameters() if p.grad is not None]
+        self.sums.append(torch.stack(grads).sum().item())
+
+
+def test_a_policy_trains_on_simulated_futures_and_a_comparison_changes_nothing(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    def cast(**settings: Any) -> FutureScorer:
+        futures = FutureSettings(num_futures=2, look_ahead=2)
+        return FutureScorer(ScriptedSeeker(), ScriptedCritic(), futures=futures, **settings)
+
+    direct = tiny_policy(scorers=[cast()])
+    quiet_trainer(tmp_path / "direct", max_steps=1).fit(direct)
+    assert direct.experience is not None
+    rewards = torch.tensor([group.rewards["simulated"] for group in direct.experience.groups])
+    assert rewards.std() > 0.05
+
+    found = []
+    for callbacks in ([], [RewardDrift(cast(), every=2, num_groups=2, min_agreement=0.0)]):
+        gradients = Gradients()
+        trainer = quiet_trainer(
+            tmp_path / f"watched-{len(callbacks)}", max_steps=4, callbacks=[gradients, *callbacks]
+        )
+        trainer.fit(tiny_policy())
+        found.append((gradients.sums, trainer.logged_metrics))
+    (alone, _), (watched, logged) = found
+    assert watched == alone
+    assert len(alone) == 4
+    assert 0 <= logged["drift/agreement"] <= 1
+    assert logged["drift/gap"] == 0.0  # the first comparison; the second is due at iteration 3
+
+
+class Fixed(Scorer):
+    name = "fixed"
+
+    def score(self, samples: Sequence[Sampled]) -> Tensor:
+        return torch.zeros(len(samples))
+
+
+def rewards(learned: list[float], simulated: list[float]) -> Rewards:
+    contexts = torch.arange(len(learned)) // 2
+    return Rewards(torch.tensor(learned).double(), torch.tensor(simulated).double(), contexts)
+
+
+def test_drift_is_the_lead_of_the_learned_reward_in_its_first_spreads() -> None:
+    drift = RewardDrift(Fixed())
+    # Learned: mean 1, unbiased variance (1 + 1 + 1 + 1) / 3; simulated: the same around 0.
+    start = rewards([0.0, 2.0, 0.0, 2.0], [-1.0, 1.0, -1.0, 1.0])
+    assert drift._figures(start)["gap"] == pytest.approx(0)
+    spread = (4 / 3) ** 0.5
+    # Learned rises by 3 everywhere; simulated rises by 1 in the first context, falls in the other.
+    later = drift._figures(rewards([3.0, 5.0, 3.0, 5.0], [0.0, 2.0, -2.0, 0.0]))
+    assert later["gap"] == pytest.approx(3 / spread)
+    # Leads by context are 2 and 4 spreads: their standard error is sqrt(2) / sqrt(2) spreads.
+    assert later["error"] == pytest.approx(1 / spread)
+    assert later["agreement"] == 1.0
+    assert drift._figures(rewards([5.0, 3.0, 3.0, 5.0], [0.0, 2.0, -2.0, 0.0]))["agreement"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("figures", "error", "words"),
+    [
+        ({"gap": 1.2, "agreement": 0.8}, 0.1, "risen 1.20"),
+        ({"gap": 0.0, "agreement": 0.4}, 0.1, "order 40%"),
+        ({"gap": 1.2, "agreement": 0.8}, 0.5, None),  # within two standard errors of .5
+        ({"gap": -3.0, "agreement": 0.6}, 0.1, None),
+    ],
+)
+def test_rewards_that_part_are_warned_of(
+    figures: dict[str, float], error: float, words: str | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    RewardDrift(Fixed())._warn(7, figures, error)
+    found = [str(warning.message) for warning in recwarn]
+    assert len(found) == (words is not None)
+    if words:
+        assert words in found[0]
+        assert found[0].startswith("iteration 7: learned and simulated reward part")
+
+
+def test_what_cannot_be_compared_is_one_line(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    drift = RewardDrift(Fixed(), term="futur")
+    with pytest.raises(UserError, match=r"term must be a term with a weight, one of \['future'"):
+        quiet_trainer(tmp_path, callbacks=[drift], max_steps=1).fit(tiny_policy())
+    with pytest.raises(UserError, match="every must be at least 1, got 0"):
+        RewardDrift(Fixed(), every=0)
