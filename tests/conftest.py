@@ -141,12 +141,11 @@ def chat_server(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-    # One process more at most, and one that has imported everything already.
-    environment |= {"VLLM_WORKER_MULTIPROC_METHOD": "fork", "OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1"}
     command = f"-m vllm.entrypoints.openai.api_server --model {long_pocket_folder}"
     command += f" --served-model-name pocket --host 127.0.0.1 --port {port} --dtype float32"
     command += " --enforce-eager --block-size 32 --kv-cache-memory-bytes 268435456"
-    command += " --distributed-executor-backend uni --disable-uvicorn-access-log"
+    command += " --disable-uvicorn-access-log"
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with log.open("w") as output:
         server = subprocess.Popen(
@@ -219,7 +218,8 @@ class FaultyProxy:
 
     def handle(self, asked: BaseHTTPRequestHandler, body: bytes) -> None:
         with self._lock:
-            self.seen.append((dict(asked.headers.items()), json.loads(body)))
+            headers = {name.lower(): value for name, value in asked.headers.items()}
+            self.seen.append((headers, json.loads(body)))
             fault = "drop" if self.is_down else next(self.faults, "")
             self.num_faults += bool(fault)
             self._at_once += 1

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rlff_lightning.agents.base import Supporter
+from rlff_lightning.agents.counts import Counts
 from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
 from rlff_lightning.dialogue.reply_format import parse_reply
 from rlff_lightning.engines.base import Engine, Sampling
@@ -44,6 +45,11 @@ class LanguageModelSupporter(Supporter):
             for conversation in conversations
         ]
         completions = self.engine.generate(prompts, self.sampling, seeds)
+        self.counts += Counts(
+            requests=len(prompts),
+            prompt_tokens=sum(map(len, prompts)),
+            completion_tokens=sum(len(completion.token_ids) for completion in completions),
+        )
         return [parse_reply(completion.text) for completion in completions]
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ class LanguageModelCritic(Critic):
         reading: ``samples`` parses free answers; ``choice`` holds them to the rule's options, so
             that none is unparsed; ``logps`` samples nothing and takes the exact expectation over
             the options from their log-probabilities, at temperature 1.
-        max_tokens: Limit of an answer.
+        max_tokens: Limit of an answer; every option must fit.
         language: Of the prompt; the options are the rule's own.
         prompts: Folder with a prompt of your own, ``critic.<language>.jinja``; ``None`` takes the
             shipped one.

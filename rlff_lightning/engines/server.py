@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from rlff_lightning.engines.chat_model import (
@@ -41,6 +41,8 @@ class ServerChatModel(ChatModel):
         max_attempts: Attempts of a request before its conversation is broken off.
         max_wait_s: Longest pause between attempts that the server did not ask for.
         max_outage_s: After this time without any answer to any request, every one gives up.
+        choice_by: How answers are held to options: ``structured_outputs`` is vLLM's way, and
+            ``json_schema`` the one of OpenAI's API, which takes some 10 more tokens.
         extra_body: Added to every request, e.g. ``{chat_template_kwargs: {enable_thinking:
             false}}``.
     """
@@ -55,6 +57,7 @@ class ServerChatModel(ChatModel):
         max_attempts: int = 12,
         max_wait_s: float = 30.0,
         max_outage_s: float = 600.0,
+        choice_by: Literal["structured_outputs", "json_schema"] = "structured_outputs",
         extra_body: dict[str, Any] | None = None,
     ) -> None:
         _check_url(base_url)
@@ -85,6 +88,7 @@ class ServerChatModel(ChatModel):
         self.max_attempts = max_attempts
         self.max_wait_s = max_wait_s
         self.max_outage_s = max_outage_s
+        self.choice_by: Literal["structured_outputs", "json_schema"] = choice_by
         self.extra_body = extra_body or {}
         self._opened: ServerSession | None = None
 
@@ -93,12 +97,20 @@ class ServerChatModel(ChatModel):
         return self.model
 
     def answer(self, chats: Sequence[Chat], sampling: ChatSampling) -> list[Answer]:
-        from rlff_lightning.engines.server_answers import chat_body, read_texts
+        from rlff_lightning.engines.server_answers import chat_body, read_texts, unwrapped
 
-        bodies = [self._extended(chat_body(self.model, chat, sampling)) for chat in chats]
+        bodies = [
+            self._extended(chat_body(self.model, chat, sampling, self.choice_by)) for chat in chats
+        ]
         copies = sampling.num_samples if sampling.temperature == 0 else 1
         count = sampling.num_samples // copies
-        replies = self._session().send(bodies, lambda answer: read_texts(answer, count))
+        is_wrapped = bool(sampling.choices) and self.choice_by == "json_schema"
+        replies = self._session().send(
+            bodies,
+            lambda answer: (
+                unwrapped(read_texts(answer, count)) if is_wrapped else read_texts(answer, count)
+            ),
+        )
         answers = []
         for reply in replies:
             if reply.value is None:

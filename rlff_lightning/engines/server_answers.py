@@ -1,9 +1,10 @@
 """Requests to a server's chat completions, and what their answers hold."""
 
+import json
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
@@ -15,6 +16,12 @@ from rlff_lightning.errors import UserError
 _CONTROL = re.compile(
     r"<(?=\|[^\s|<>]+\|>|/?s>|/?think>|(?:start|end)_of_turn>)|\[(?=/?INST\])", re.IGNORECASE
 )
+
+
+ChoiceBy = Literal["structured_outputs", "json_schema"]
+"""How a server is held to options: vLLM's own way, or the one of OpenAI's API."""
+
+_KEY = "answer"
 
 
 class Texts(NamedTuple):
@@ -32,7 +39,9 @@ class ScoredPrompt(NamedTuple):
     logps: tuple[float, ...]
 
 
-def chat_body(model: str, chat: Chat, sampling: ChatSampling) -> dict[str, Any]:
+def chat_body(
+    model: str, chat: Chat, sampling: ChatSampling, choice_by: ChoiceBy = "structured_outputs"
+) -> dict[str, Any]:
     """Word the request for sampled answers; greedy ones are all the same, so one is asked for."""
     body: dict[str, Any] = {
         "model": model,
@@ -43,8 +52,17 @@ def chat_body(model: str, chat: Chat, sampling: ChatSampling) -> dict[str, Any]:
         "top_p": 1.0,
         "seed": chat.seed,
     }
-    if sampling.choices:
+    if sampling.choices and choice_by == "structured_outputs":
         body["extra_body"] = {"structured_outputs": {"choice": list(sampling.choices)}}
+    elif sampling.choices:
+        schema = {
+            "type": "object",
+            "properties": {_KEY: {"type": "string", "enum": list(sampling.choices)}},
+            "required": [_KEY],
+            "additionalProperties": False,
+        }
+        named = {"name": "choice", "strict": True, "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
     return body
 
 
@@ -102,6 +120,19 @@ def read_scores(answer: ChatCompletion) -> ScoredPrompt:
     except (TypeError, KeyError, ValueError):
         raise TransientError("bad answer", "prompt_logprobs do not fit the prompt") from None
     return ScoredPrompt(tuple(token_ids), logps)
+
+
+def unwrapped(texts: Texts) -> Texts:
+    """Take the chosen options out of the JSON that a schema asked for.
+
+    Raises:
+        TransientError: If an answer is no such JSON: cut off by the token limit, for one.
+    """
+    try:
+        chosen = [str(json.loads(text.text)[_KEY]) for text in texts.texts]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise TransientError("bad answer", "no JSON with a choice; max_tokens too low?") from None
+    return texts._replace(texts=tuple(ChatText(text=option) for option in chosen))
 
 
 def option_logps(scored: Sequence[ScoredPrompt]) -> tuple[float, ...]:

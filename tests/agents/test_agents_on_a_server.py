@@ -40,7 +40,7 @@ def cast_of(url: str, cards: str, **settings: Any) -> Cast:
     return Cast(
         PromptedSupporter(model(), temperature=1.0, max_tokens=24, max_empty_retries=12),
         LanguageModelSeeker(model(), cards, temperature=1.0, max_tokens=24, max_empty_retries=12),
-        LanguageModelCritic(model(), "default", "choice"),
+        LanguageModelCritic(model(), "default", "choice", max_tokens=64),
     )
 
 

@@ -116,7 +116,7 @@ def test_the_key_is_sent_and_never_shown(
     [failed] = served.answer([chat()], ChatSampling(max_tokens=4))
     with pytest.raises(UserError, match="api_key_variable") as denied:
         served.answer([chat()], ChatSampling(max_tokens=4))
-    assert faulty_proxy.seen[0][0]["Authorization"] == f"Bearer {key}"
+    assert faulty_proxy.seen[0][0]["authorization"] == f"Bearer {key}"
     shown = [failed.failure, str(denied.value), repr(served), repr(vars(served)), caplog.text]
     assert "Bearer ***" in failed.failure
     assert not any(key in text for text in shown)
@@ -186,9 +186,10 @@ def test_scores_are_those_of_the_same_model_in_this_process(
         assert len(set(one.logps)) == 3
 
 
-def test_a_choice_is_always_one_of_the_options(chat_server: str) -> None:
-    sampling = ChatSampling(num_samples=6, choices=OPTIONS, max_tokens=64)
-    answers = model(chat_server).answer([chat(), chat(seed=2)], sampling)
+@pytest.mark.parametrize("choice_by", ["structured_outputs", "json_schema"])
+def test_a_choice_is_always_one_of_the_options(chat_server: str, choice_by: str) -> None:
+    sampling = ChatSampling(num_samples=6, choices=OPTIONS, max_tokens=96)
+    answers = model(chat_server, choice_by=choice_by).answer([chat(), chat(seed=2)], sampling)
     assert all(len(answer.texts) == 6 for answer in answers)
     assert {text.text for answer in answers for text in answer.texts} <= set(OPTIONS)
 
