@@ -18,7 +18,12 @@ TRAINER_VERBS = {
 }
 OTHER_VERBS = {
     "pipeline": "run a folder of stage configs in order; finished stages are skipped",
+    "report": "write a run as one HTML page that opens offline",
     "audit": "score saved critic answers under one or all judge rules",
+    "export": "write a trained model for other programs: an adapter, or one merged model",
+    "plan": "estimate a stage's memory by part, and say which keys to turn",
+    "chat": "talk to a policy in the terminal",
+    "study": "run a grid of configs times seeds; one table with intervals and paired tests",
 }
 
 

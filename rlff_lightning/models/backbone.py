@@ -131,16 +131,7 @@ class Backbone:
         if is_adapter:
             model = PeftModel.from_pretrained(base, self._folder, is_trainable=True)
         elif self.adapter:
-            model = get_peft_model(
-                base,
-                LoraConfig(
-                    r=self.adapter.rank,
-                    lora_alpha=self.adapter.alpha,
-                    lora_dropout=self.adapter.dropout,
-                    target_modules=self.adapter.target_modules,
-                    task_type=task,
-                ),
-            )
+            model = add_adapter(base, self.adapter, task)
         # Lightning keeps the mode it finds, and checkpointing works in training mode only.
         model.train()
         return model
@@ -177,6 +168,25 @@ class Backbone:
         keep_rotary_float32(model)
         found: PreTrainedModel = model
         return found
+
+
+def add_adapter(base: PreTrainedModel, settings: LoraSettings, task: str) -> PeftModel:
+    """Wrap a model in new LoRA adapters.
+
+    Args:
+        base: Its weights are frozen.
+        settings: Of the adapters.
+        task: PEFT's name for what the model does, e.g. ``CAUSAL_LM``.
+    """
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        task_type=task,
+    )
+    adapted: PeftModel = get_peft_model(base, config)
+    return adapted
 
 
 def _keep_four_bit_exact(model: PreTrainedModel) -> None:

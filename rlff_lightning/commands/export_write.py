@@ -1,0 +1,176 @@
+"""Loads what `rlff export` found and writes it as one new folder."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import chdir
+from pathlib import Path
+from typing import Any, Literal
+
+from rlff_lightning.commands.export_card import write_card
+from rlff_lightning.commands.export_source import Source
+from rlff_lightning.dialogue.reward_format import read_reward_input, write_reward_input
+from rlff_lightning.errors import UserError
+from rlff_lightning.models.backbone import Backbone, LoraSettings
+from rlff_lightning.models.export import (
+    TrainedSampling,
+    load_checkpoint,
+    write_adapter,
+    write_generation_config,
+    write_plain,
+    write_reward,
+)
+from rlff_lightning.models.saving import new_folder
+
+Dtype = Literal["float32", "bfloat16"]
+_ADAPTER = "adapter_config.json"
+
+
+def write_export(source: Source, output: Path, *, is_merged: bool, dtype: Dtype | None) -> str:
+    """Write the export; the folder appears whole or not at all.
+
+    Args:
+        source: What was found.
+        output: Absolute path of a folder that does not exist or is empty.
+        is_merged: Merge an adapter into its base.
+        dtype: Of a merged or plain model; ``None`` keeps the one it was trained in.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        UserError: If weights, base or tokenizer cannot be loaded.
+    """
+    weights = source.weights.resolve()
+    base = _base(source, weights)
+    with chdir(_start(source, base)), new_folder(output) as unfinished:
+        if source.kind == "reward":
+            what = _reward(weights, unfinished, base, is_merged=is_merged, dtype=dtype)
+        else:
+            what = _policy(source, weights, unfinished, base, is_merged=is_merged, dtype=dtype)
+        write_card(source, unfinished, base=base, what=what)
+    return what
+
+
+def _policy(
+    source: Source,
+    weights: Path,
+    folder: Path,
+    base: str,
+    *,
+    is_merged: bool,
+    dtype: Dtype | None,
+) -> str:
+    backbone = _backbone(source, weights)
+    tokenizer = _tokenizer(backbone, base)
+    model = backbone.build()
+    if source.kind == "checkpoint":
+        load_checkpoint(model, weights)
+    is_adapter = hasattr(model, "peft_config")
+    if is_adapter and not is_merged:
+        write_adapter(model, folder, base=_written_base(base))  # type: ignore[arg-type]
+        what = "an adapter"
+    else:
+        write_plain(model, folder, dtype or backbone.dtype)
+        what = "a merged model" if is_adapter else "a model"
+    tokenizer.save_pretrained(folder)
+    write_generation_config(model, tokenizer, folder, _sampling(source.arguments))
+    return what
+
+
+def _reward(weights: Path, folder: Path, base: str, *, is_merged: bool, dtype: Dtype | None) -> str:
+    is_adapter = (weights / _ADAPTER).is_file()
+    reads = read_reward_input(weights)
+    if is_merged or dtype:
+        write_reward(weights, folder, dtype=dtype or "float32")
+        write_reward_input(reads, folder)
+        return "a merged reward model" if is_adapter else "a reward model"
+    shutil.copytree(weights, folder, dirs_exist_ok=True)
+    if not is_adapter:
+        return "a reward model"
+    settings = _json(folder / _ADAPTER) | {"base_model_name_or_path": _written_base(base)}
+    (folder / _ADAPTER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return "a reward model's adapter and head"
+
+
+def _backbone(source: Source, weights: Path) -> Backbone:
+    """Describe the model as its stage loaded it; a checkpoint goes into what that stage built."""
+    settings = source.backbone
+    kept = {name: settings[name] for name in ("quantize", "dtype") if settings.get(name)}
+    if source.kind != "checkpoint":
+        return Backbone(str(weights), **(kept or _stored(weights)))
+    if "modules.reward_model." in source.module:
+        raise UserError(
+            f"rlff export: {source.weights} is a reward model's checkpoint; export the folder that "
+            "the stage wrote when it ended, or let fit go on from the checkpoint to its end"
+        )
+    if "model_name_or_path" not in settings:
+        raise UserError(
+            f"rlff export: {source.weights}: config.yaml of its stage must stand above it and name "
+            "a pretrained model (policy or backbone); a model that was built from scratch is "
+            "exported from the stage's model folder"
+        )
+    adapter = settings.get("adapter")
+    return Backbone(
+        settings["model_name_or_path"],
+        adapter=LoraSettings(**adapter) if adapter else None,
+        trust_remote_code=bool(settings.get("trust_remote_code")),
+        **kept,
+    )
+
+
+def _stored(weights: Path) -> dict[str, Any]:
+    """Take a plain model's own precision where no stage tells."""
+    if not (weights / "config.json").is_file():
+        return {}
+    stored = _json(weights / "config.json")
+    kind = stored.get("dtype") or stored.get("torch_dtype")
+    return {"dtype": kind} if kind in ("float32", "bfloat16") else {}
+
+
+def _base(source: Source, weights: Path) -> str:
+    """Name the model below an adapter, or the one that training started from."""
+    if (weights / _ADAPTER).is_file():
+        return str(_json(weights / _ADAPTER)["base_model_name_or_path"])
+    named = str(source.backbone.get("model_name_or_path", ""))
+    inner = (source.run or Path()) / named / _ADAPTER
+    if named and inner.is_file():
+        return str(_json(inner)["base_model_name_or_path"])
+    return named
+
+
+def _start(source: Source, base: str) -> Path:
+    """Stages run in their run's folder: relative names in configs start there."""
+    named = [name for name in (base, str(source.backbone.get("model_name_or_path", ""))) if name]
+    if source.run and any((source.run / name).is_dir() for name in named):
+        return source.run
+    return Path.cwd()
+
+
+def _tokenizer(backbone: Backbone, base: str) -> Any:
+    folder = Path(backbone.model_name_or_path)
+    has_own = not folder.is_dir() or any(folder.glob("tokenizer*.json"))
+    return (backbone if has_own or not base else Backbone(base)).tokenizer()
+
+
+def _written_base(base: str) -> str:
+    """Make a local base's path good from everywhere; a hub's name stays."""
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
+def _sampling(arguments: Mapping[str, Any]) -> TrainedSampling | None:
+    rollout = arguments.get("rollout")
+    if not isinstance(rollout, Mapping):
+        return None
+    return TrainedSampling(
+        temperature=float(rollout.get("temperature", 1.0)),
+        max_tokens=int(rollout.get("max_tokens", 256)),
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: must be JSON: {error}") from error
+    return content
