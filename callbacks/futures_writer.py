@@ -1,5 +1,6 @@
 """Keep simulated futures: a store that goes on after an interruption, and a page to read."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class FuturesWriter(Callback):
             # In every process: one that waited for the others would wait for good.
             raise UserError(done)
         pl_module.leave_out(done)
+        # What is on disk need not be in memory too, whatever the Trainer was asked for.
+        trainer.predict_loop.return_predictions = False
 
     def _open(self, trainer: Trainer, module: SimulationModule) -> set[int]:
         self.store.open(_identity(trainer, module), module.num_contexts)
@@ -117,9 +120,11 @@ def _identity(trainer: Trainer, module: SimulationModule) -> Identity:
         settings = dict(config["model"]["init_args"])
     else:
         settings = {name: describe(agent) for name, agent in agents.items()}
+    if settings.get("contexts") is None:
         settings["contexts"] = describe(module.contexts)
-        settings["candidates"] = describe(module.candidates)
-        settings["futures"] = describe(module.simulator.settings)
+    # As they are, not as they are named: what is left out takes its default from here.
+    settings["candidates"] = asdict(module.candidates)
+    settings["futures"] = asdict(module.simulator.settings)
     prints = {name: agent.fingerprint for name, agent in agents.items() if agent.fingerprint}
     return identity_of(
         {**settings, "seed": module.seed, "judge": module.cast.critic.name, "prompts": prints}

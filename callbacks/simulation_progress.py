@@ -119,8 +119,8 @@ def line(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str
         f"{_short(tally.turns / seconds)} turns/s",
         f"{_short(used.completion_tokens / seconds)} tokens/s" if used.completion_tokens else "",
         tokens,
-        f"{used.retries} retries",
-        f"{tally.unparsed_share:.1%} unparsed",
+        f"{used.retries} retries" if used.requests else "",
+        f"{tally.unparsed_share:.1%} unparsed" if used.answers else "",
         f"{_span(left)} left" if left is not None else "",
     ]
     return " | ".join(part for part in parts if part)

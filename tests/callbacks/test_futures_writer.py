@@ -26,7 +26,7 @@ def simulate(
         **{**given, **settings}, num_contexts=num_contexts, batch_size=batch_size
     )
     trainer = make(folder, callbacks=[FuturesWriter()])
-    trainer.predict(module, return_predictions=False)
+    trainer.predict(module)  # Predictions are the folder's, not the memory's.
     return read_parts(folder / "futures")
 
 
