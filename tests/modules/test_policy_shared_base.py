@@ -1,3 +1,4 @@
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
+from rlff_lightning.commands.trainer_run import main
 from rlff_lightning.data.labelled import StoredFutures
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone, LoraSettings
@@ -31,6 +33,15 @@ def lora_reward(
     data = StoredFutures(str(futures_folder), batch_size=8)
     quiet_trainer(folder, max_epochs=2, limit_val_batches=0).fit(module, data)
     return folder / "model"
+
+
+def test_the_head_is_trained_and_saved_with_the_adapter(lora_reward: Path) -> None:
+    # Both start at zero: what LoRA adds, and the head's bias.
+    adapter = load_file(lora_reward / "adapter_model.safetensors")
+    added = [weight.abs().max() for name, weight in adapter.items() if "lora_B" in name]
+    assert min(added) > 1e-3
+    assert load_file(lora_reward / "reward_head.safetensors")["bias"].abs().max() > 1e-3
+    assert not (lora_reward / "model.safetensors").exists()
 
 
 class Rewards(Callback):
@@ -98,3 +109,64 @@ def test_without_a_policy_a_shared_base_is_refused(lora_reward: Path) -> None:
     scorer.start(torch.device("cpu"))
     with pytest.raises(UserError, match="share_base must be false"):
         scorer.score([])
+
+
+STAGE = """
+seed_everything: 0
+trainer:
+  accelerator: cpu
+  default_root_dir: {run}
+  max_epochs: 1
+  enable_progress_bar: false
+  enable_model_summary: false
+  log_every_n_steps: 1
+  callbacks:
+    - class_path: callbacks.reward_drift.RewardDrift
+      init_args:
+        every: 1
+        num_groups: 2
+        simulated:
+          class_path: rlff_lightning.modules.direct_scorer.FutureScorer
+          init_args:
+            seeker: {{class_path: rlff_lightning.agents.scripted.seeker.ScriptedSeeker}}
+            critic: {{class_path: rlff_lightning.agents.scripted.seeker.ScriptedCritic}}
+            futures: {{num_futures: 1, look_ahead: 2}}
+  logger:
+    class_path: callbacks.resuming_csv_logger.ResumingCSVLogger
+    init_args: {{save_dir: {run}, name: "", version: ""}}
+model:
+  class_path: rlff_lightning.modules.policy.PolicyModule
+  init_args:
+    policy: {{model_name_or_path: {base}, adapter: {{rank: 4}}}}
+    engine:
+      class_path: rlff_lightning.engines.transformers.TransformersEngine
+      init_args: {{model_name_or_path: {base}, max_model_len: 512}}
+    contexts:
+      class_path: rlff_lightning.rollout.contexts.LiveConversations
+      init_args:
+        seeker: {{class_path: rlff_lightning.agents.scripted.seeker.ScriptedSeeker}}
+        critic: {{class_path: rlff_lightning.agents.scripted.seeker.ScriptedCritic}}
+    scorers:
+      - class_path: rlff_lightning.rollout.reward_scorer.RewardModelScorer
+        init_args: {{folder: {reward}, share_base: true}}
+      - class_path: rlff_lightning.rollout.scorers.FormatScorer
+    objective:
+      class_path: rlff_lightning.functional.objectives.GRPO
+      init_args: {{kl_coef: 0.02}}
+    rollout: {{prompts: 2, group_size: 3, max_tokens: 12, iterations_per_epoch: 2}}
+    learning_rate: 1.0e-3
+"""
+
+
+def test_one_base_in_three_roles_and_its_watch_run_from_a_config(
+    pocket_folder: Path, lora_reward: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(STAGE.format(run=tmp_path / "run", base=pocket_folder, reward=lora_reward))
+    assert main(["fit", "--config", str(file)]) == 0
+    with (tmp_path / "run" / "metrics.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    for key in ("drift/agreement", "drift/gap", "rollout/corr/future/length", "train/kl"):
+        assert len([row[key] for row in rows if row[key]]) == 2
+    # The reference is the policy without its adapter: it is where the policy starts.
+    assert float(rows[0]["train/kl"]) == pytest.approx(0, abs=1e-6)
