@@ -77,7 +77,8 @@ def main(argv: Sequence[str]) -> int:
         wanted = options.only or [stage.name for stage in stages]
         again = _from(options.restart, stages)
         is_forked = sys.argv[1:] == ["pipeline", *argv] and _may_fork()
-        runner = StageRunner(run, partial(run_child, is_forked=is_forked))
+        launch = partial(run_child, is_forked=is_forked)
+        runner = StageRunner(run, launch, [Path(other) for other in options.reuse])
         for number, plan in enumerate(plans, start=1):
             if plan.stage.name in wanted:
                 status = runner.run(
@@ -104,6 +105,21 @@ def _parser(arguments: Sequence[Argument], stages: Sequence[Stage]) -> argparse.
     parser.add_argument("--only", nargs="+", metavar="STAGE", choices=names, help="these stages")
     parser.add_argument(
         "--from", dest="restart", metavar="STAGE", choices=names, help="run anew from here on"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.KEY=VALUE",
+        help="sets one key of one stage; may be repeated",
+    )
+    parser.add_argument(
+        "--reuse",
+        action="append",
+        default=[],
+        metavar="RUNDIR",
+        type=lambda path: str(Path(path).absolute()),
+        help="take a stage from there if it is finished with the same config and inputs",
     )
     parser.add_argument("--list", action="store_true", help="list the stages and stop")
     if arguments:
@@ -137,6 +153,14 @@ def _overrides(
     if options.seed is not None:
         for words in overrides.values():
             words.append(f"--seed_everything={options.seed}")
+    for change in options.set:
+        name, dot, option = change.partition(".")
+        if name not in overrides or not dot or "=" not in option:
+            raise UserError(
+                f"rlff pipeline: --set must be STAGE.KEY=VALUE with a stage of "
+                f"{', '.join(overrides)}, got {change}"
+            )
+        overrides[name].append(f"--{option}")
     for argument in arguments:
         given = getattr(options, argument.name)
         value, base = (given, Path()) if given is not None else (argument.default, folder)

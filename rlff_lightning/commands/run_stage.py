@@ -1,10 +1,11 @@
 """Runs one planned stage, or skips it, and keeps its markers true."""
 
+import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,11 +23,13 @@ class StageRunner:
         run: The run's folder.
         launch: Runs `rlff` with the given arguments and log file; returns the exit status,
             negative for a signal, and the signal that asked this process to stop, if any.
+        reuse: Other runs' folders: a stage that one of them has finished is taken from there.
     """
 
-    def __init__(self, run: Path, launch: Launch) -> None:
+    def __init__(self, run: Path, launch: Launch, reuse: Sequence[Path] = ()) -> None:
         self._run = run
         self._launch = launch
+        self._reuse = reuse
         self._has_run: set[str] = set()
 
     def run(self, plan: Plan, place: str, *, is_forced: bool) -> int:
@@ -47,6 +50,9 @@ class StageRunner:
         done = read_marker(self._run, stage.name, DONE)
         if done.get("fingerprint") == plan.fingerprint and not is_forced:
             _say(f"{title} is finished already, {done['wall_s']:.1f} s then; skipped")
+            return 0
+        if not is_forced and (other := self._take(plan)):
+            _say(f"{title} is finished in {other}; taken from there")
             return 0
         started = read_marker(self._run, stage.name, STARTED)
         is_continued = not done and started.get("fingerprint") == plan.fingerprint
@@ -94,6 +100,20 @@ class StageRunner:
         self._has_run.add(plan.stage.name)
         _say(f"{title} done in {wall_s:.1f} s")
         return 0
+
+    def _take(self, plan: Plan) -> Path | None:
+        """Link the files of the same stage, finished in another run; they are written once."""
+        name = plan.stage.name
+        for other in self._reuse:
+            if read_marker(other, name, DONE).get("fingerprint") == plan.fingerprint:
+                self._move_aside(name)
+                part = self._run / f".{name}.part"
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(other / name, part, copy_function=os.link)
+                part.rename(self._run / name)
+                self._has_run.add(name)
+                return other
+        return None
 
     def _check_reads(self, plan: Plan) -> None:
         for name, fingerprint in plan.reads.items():

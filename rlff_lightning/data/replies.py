@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -98,6 +99,7 @@ class ScriptedReplies(Replies):
         temperament: The seekers'.
         batch_size: Examples per batch and process.
         val_fraction: Share of the dialogues held out for validation.
+        reasoning: Let supporters think before they reply.
     """
 
     def __init__(
@@ -108,21 +110,24 @@ class ScriptedReplies(Replies):
         temperament: Temperament | None = None,
         batch_size: int = 32,
         val_fraction: float = 0.03,
+        reasoning: bool = True,
     ) -> None:
         self.corpus_seed = run_seed(corpus_seed)
         super().__init__(batch_size, val_fraction, self.corpus_seed)
         self.num_dialogues = num_dialogues
         self.supporter = supporter
         self.temperament = temperament
+        self.reasoning = reasoning
 
     @override
     def dialogues(self) -> Sequence[Dialogue]:
-        return write_corpus(
+        dialogues = write_corpus(
             self.num_dialogues,
             seed=self.corpus_seed,
             supporter=self.supporter,
             temperament=self.temperament,
         )
+        return dialogues if self.reasoning else [_without_reasoning(d) for d in dialogues]
 
 
 class FileReplies(Replies):
@@ -174,3 +179,8 @@ def _with_reasoning(reply: Message) -> Message:
         reasoning=reply.reasoning or reply.strategy,
         strategy=reply.strategy,
     )
+
+
+def _without_reasoning(dialogue: Dialogue) -> Dialogue:
+    messages = tuple(replace(message, reasoning="") for message in dialogue.messages)
+    return replace(dialogue, messages=messages)

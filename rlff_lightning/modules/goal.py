@@ -203,8 +203,12 @@ class GoalModule(LightningModule):
 
     @override
     def teardown(self, stage: str) -> None:
-        for agent in (*self.policies.values(), *self.people.values(), *self.judges):
-            agent.close()
+        for policy in self.policies.values():
+            policy.close()
+        for seeker in self.people.values():
+            seeker.close()
+        for judge in self.judges:
+            judge.close()
 
 
 _LOGGED = ("success_rate", "average_turns", "mean_critic_value")

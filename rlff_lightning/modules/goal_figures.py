@@ -23,7 +23,7 @@ class Part(NamedTuple):
     @property
     def key(self) -> str:
         """Names the part in the store."""
-        return "\x1f".join(self) if self.people is not None else self.policy
+        return f"{self.policy}\x1f{self.people or ''}"
 
 
 class PartFigures(nn.Module):

@@ -13,6 +13,7 @@ from rlff_lightning.rollout.contexts import (
     LiveConversations,
     MixedContexts,
 )
+from rlff_lightning.rollout.corpus_contexts import CorpusContexts
 from rlff_lightning.types import Conversation, Message
 
 GROUP = [
@@ -164,3 +165,15 @@ def test_shares_that_make_no_whole_are_refused(shares: list[float]) -> None:
 def test_a_share_that_leaves_no_context_is_refused(dialogues: Path) -> None:
     with pytest.raises(UserError, match=r"val_fraction must be in \[0, 1\), got 1.0"):
         DialogueContexts([str(dialogues)], val_fraction=1.0)
+
+
+def test_contexts_of_the_corpus_are_the_same_for_a_seed_and_never_the_policys() -> None:
+    streams = [CorpusContexts(num_dialogues=5) for _ in range(2)]
+    for stream in streams:
+        stream.start(3)
+    first, again = (stream.take(40) for stream in streams)
+    assert first == again
+    assert all(context.messages[-1].role == "seeker" for context in first)
+    other = CorpusContexts(num_dialogues=5)
+    other.start(4)
+    assert other.take(40) != first

@@ -1,0 +1,147 @@
+"""`rlff study DIR`: a pipeline under a grid of arms and seeds; one table at the end."""
+
+import argparse
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from rlff_lightning.commands.child import run_child
+from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
+from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
+from rlff_lightning.commands.study_table import write_tables
+from rlff_lightning.errors import UserError
+
+_DESCRIPTION = """\
+Run a pipeline under every arm of a study and every seed, and put the results in one table.
+
+DIR is a folder with study.yaml, or the name of a shipped study. study.yaml names the pipeline,
+the policy whose figures count, the seeds, and the arms with the keys that each one changes:
+
+  pipeline: .            # folder of stage configs, from here
+  policy: rlff           # of each run's summary.json
+  references: [sft]      # further policies, which do not depend on the arm
+  baseline: future
+  seeds: [0, 1, 2]
+  arms:
+    future: {}
+    immediate: {futures.model.init_args.futures.num_futures: 0}
+
+Runs are RUNDIR/<arm>/seed-<seed>. What is finished is skipped; a stage that another arm's run has
+finished under the same seed, config and inputs is taken from there. The same command goes on
+where it was stopped. Written are table.md, table.csv (a line per run) and study.json.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"rlff study: {message}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; `argv` follows `rlff study`.
+
+    Returns:
+        0, 1 if a run failed, 2 if it failed by a user's mistake, 130 or 143 after a signal.
+
+    Raises:
+        UserError: If an argument, the study or a config cannot be used; then nothing has run.
+    """
+    options, rest = _parser().parse_known_args(list(argv))
+    study = read_study(find_study(options.dir))
+    arms = _chosen(study, options.arms)
+    if options.seeds:
+        study = replace(study, seeds=tuple(options.seeds))
+    folder = Path(options.run or Path("runs") / study.name).absolute()
+    _check_changes(arms, study)
+    folder.mkdir(parents=True, exist_ok=True)
+    cells: list[Cell] = []
+    failed = 0
+    for seed in study.seeds:
+        for place, arm in enumerate(study.arms, start=1):
+            if arm not in arms:
+                continue
+            _say(f"== {arm.name} ({place} of {len(study.arms)} arms), seed {seed} ==")
+            status, interrupt = _run(folder, study, arm, seed, rest)
+            if interrupt is not None or status == 2:
+                return 2 if interrupt is None else 128 + interrupt
+            if status == 0:
+                cells.append(read_cell(_place(folder, arm.name, seed), study, arm.name, seed))
+            failed += status != 0
+    if cells:
+        _say("\n" + write_tables(folder, study, cells, rows_of(study, cells)))
+        _say(f"wrote {folder / 'table.md'}, table.csv and study.json")
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rlff study",
+        description=_DESCRIPTION,
+        epilog="Further options, such as --overlay, are those of rlff pipeline.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("dir", metavar="DIR", help="folder with study.yaml, or a shipped study")
+    parser.add_argument("--run", metavar="RUNDIR", help="what is written (default: runs/<DIR>)")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="these arms only")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these seeds instead")
+    return parser
+
+
+def _chosen(study: Study, names: list[str] | None) -> list[Arm]:
+    known = [arm.name for arm in study.arms]
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"rlff study: --arms must be among {', '.join(known)}, got {name}")
+    return [arm for arm in study.arms if not names or arm.name in names]
+
+
+def _check_changes(arms: Sequence[Arm], study: Study) -> None:
+    """Parse every changed stage before anything runs: a mistake in the last arm shows now."""
+    from rlff_lightning.commands.trainer_run import resolve
+
+    stages = {stage.name: stage for stage in study.stages}
+    for arm in arms:
+        changed: dict[str, list[str]] = {}
+        for change in arm.changes:
+            name, _, option = change.partition(".")
+            changed.setdefault(name, []).append(f"--{option}")
+        for name, words in changed.items():
+            try:
+                resolve([stages[name].verb, "--config", str(stages[name].config), *words])
+            except UserError as error:
+                raise UserError(f"arm {arm.name}, stage {name}: {error}") from error
+
+
+def _run(
+    folder: Path, study: Study, arm: Arm, seed: int, rest: Sequence[str]
+) -> tuple[int, int | None]:
+    run = _place(folder, arm.name, seed)
+    run.mkdir(parents=True, exist_ok=True)
+    argv = ["pipeline", str(study.pipeline), "--run", str(run), "--seed", str(seed), *rest]
+    for change in arm.changes:
+        argv += ["--set", change]
+    others = [_place(folder, other.name, seed) for other in study.arms if other.name != arm.name]
+    for other in others:
+        if other.is_dir():
+            argv += ["--reuse", str(other)]
+    # A thread, or a GPU in use, would not live through a fork.
+    return run_child(argv, run / "log.txt", is_forked=_may_fork())
+
+
+def _may_fork() -> bool:
+    import torch
+
+    return threading.active_count() == 1 and not torch.cuda.is_available()
+
+
+def _place(folder: Path, arm: str, seed: int) -> Path:
+    return folder / arm / f"seed-{seed}"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,173 @@
+"""Figures of a study: means over seeds with intervals, and paired tests against the baseline."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rlff_lightning.commands.study_file import Study
+from rlff_lightning.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One finished run: an arm under a seed."""
+
+    arm: str
+    seed: int
+    figures: Mapping[str, Any]
+    """The policy's row of the run's `summary.json`."""
+    references: Mapping[str, Mapping[str, Any]]
+    """Rows of the policies that do not depend on the arm."""
+    judge: str
+    """Name and hash of the judge."""
+    wall_s: float
+    """Of all its stages, those taken from another arm's run included."""
+    is_success: Mapping[str, bool]
+    """Success by episode, for pairing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """An arm, or a reference, over its seeds."""
+
+    name: str
+    rates: tuple[float, ...]
+    """Success rate of each seed."""
+    rate: float
+    """Mean over seeds."""
+    rate_interval: tuple[float, float] | None
+    """95 %, Student's t over seeds; None for a single seed."""
+    turns: float
+    """Average turns, mean over seeds."""
+    difference: float | None = None
+    """Mean over seeds of the success rate less the baseline's under the same seed."""
+    difference_interval: tuple[float, float] | None = None
+    """95 %, paired Student's t over seeds."""
+    p_seeds: float | None = None
+    """Paired t test over seeds: would new seeds differ as well?"""
+    p_episodes: float | None = None
+    """Exact McNemar test over episodes with the same person and seed: do these very policies
+    differ? It knows nothing of the spread over training seeds."""
+    p_holm: float | None = None
+    """`p_seeds`, corrected for the number of arms."""
+
+
+def read_cell(run: Path, study: Study, arm: str, seed: int) -> Cell:
+    """Read a finished run.
+
+    Raises:
+        UserError: If it has no summary, or the summary lacks the policy.
+    """
+    file = run / "summary.json"
+    if not file.is_file():
+        raise UserError(f"{run}: the pipeline's last stage must write summary.json")
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    policies = summary.get("policies", {})
+    for name in (study.policy, *study.references):
+        if name not in policies:
+            raise UserError(f"{file}: no policy {name!r} in it, only {', '.join(policies)}")
+    judge = summary.get("judge", {})
+    return Cell(
+        arm=arm,
+        seed=seed,
+        figures=policies[study.policy],
+        references={name: policies[name] for name in study.references},
+        judge=f"{judge.get('name')} #{judge.get('hash')}, {judge.get('max_turns')} turns",
+        wall_s=float(summary.get("wall_s", 0.0)),
+        is_success=_episodes(run / study.stages[-1].name / "episodes", study.policy),
+    )
+
+
+def _episodes(folder: Path, policy: str) -> dict[str, bool]:
+    found: dict[str, bool] = {}
+    for file in sorted(folder.glob(f"{policy}-[0-9]*.jsonl")):
+        for line in file.read_text(encoding="utf-8").split("\n"):
+            if line:
+                row = json.loads(line)
+                found[row["id"]] = bool(row["is_success"])
+    return found
+
+
+def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
+    """Put the cells together: references, then arms in the study's order.
+
+    Raises:
+        UserError: If the cells were judged by different judges.
+    """
+    judges = sorted({cell.judge for cell in cells})
+    if len(judges) > 1:
+        raise UserError(f"arms must be compared under one judge, got {' and '.join(judges)}")
+    by_arm = {
+        arm.name: {cell.seed: cell for cell in cells if cell.arm == arm.name} for arm in study.arms
+    }
+    baseline = by_arm[study.baseline]
+    rows = []
+    for name in study.references:
+        first = {cell.seed: cell.references[name] for cell in reversed(cells)}
+        rows.append(_row(name, [first[seed] for seed in sorted(first)]))
+    arms = []
+    for name, own in by_arm.items():
+        if own:
+            row = _row(name, [own[seed].figures for seed in sorted(own)])
+            arms.append(row if name == study.baseline else _compared(row, own, baseline))
+    return rows + _corrected(arms)
+
+
+def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
+    rates = tuple(float(row["success_rate"]) for row in figures)
+    turns = fmean(row["average_turns"] for row in figures)
+    return Row(
+        name=name, rates=rates, rate=fmean(rates), rate_interval=_interval(rates), turns=turns
+    )
+
+
+def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -> Row:
+    from scipy.stats import binomtest, ttest_rel
+
+    seeds = sorted(own.keys() & baseline.keys())
+    if not seeds:
+        return row
+    ours = [float(own[seed].figures["success_rate"]) for seed in seeds]
+    theirs = [float(baseline[seed].figures["success_rate"]) for seed in seeds]
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    is_varied = len(set(differences)) > 1
+    only_own = only_baseline = 0
+    for seed in seeds:
+        for episode, solved in own[seed].is_success.items():
+            other = baseline[seed].is_success.get(episode, solved)
+            only_own += solved and not other
+            only_baseline += other and not solved
+    discordant = only_own + only_baseline
+    return replace(
+        row,
+        difference=fmean(differences),
+        difference_interval=_interval(differences),
+        p_seeds=float(ttest_rel(ours, theirs).pvalue) if is_varied else None,
+        p_episodes=float(binomtest(only_own, discordant).pvalue) if discordant else 1.0,
+    )
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float] | None:
+    from rlff_lightning.functional.intervals import mean_interval
+
+    low, high = mean_interval(values)
+    return (low, high) if math.isfinite(low) else None
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    """Correct for several comparisons.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6(2).
+    """
+    tested = sorted((row for row in rows if row.p_seeds is not None), key=lambda r: r.p_seeds or 0)
+    corrected: dict[str, float] = {}
+    highest = 0.0
+    for place, row in enumerate(tested):
+        assert row.p_seeds is not None
+        highest = max(highest, min(1.0, row.p_seeds * (len(tested) - place)))
+        corrected[row.name] = highest
+    return [replace(row, p_holm=corrected.get(row.name)) for row in rows]

@@ -1,0 +1,114 @@
+"""A study's result as Markdown, CSV and JSON."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlff_lightning.commands.markers import write_json
+from rlff_lightning.commands.study_figures import Cell, Row
+from rlff_lightning.commands.study_file import Study
+
+
+def write_tables(folder: Path, study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
+    """Write `table.md`, `table.csv` and `study.json`, each whole or not at all.
+
+    Returns:
+        The Markdown.
+    """
+    text = markdown(study, cells, rows)
+    _write(folder / "table.md", text)
+    _write(folder / "table.csv", _csv(cells))
+    arms = {arm.name: list(arm.changes) for arm in study.arms}
+    content: dict[str, Any] = {
+        "study": study.name,
+        "judge": cells[0].judge,
+        "baseline": study.baseline,
+        "policy": study.policy,
+        "arms": arms,
+        "rows": [asdict(row) for row in rows],
+        "cells": [
+            {
+                "arm": cell.arm,
+                "seed": cell.seed,
+                "figures": dict(cell.figures),
+                "references": {name: dict(row) for name, row in cell.references.items()},
+                "wall_s": cell.wall_s,
+            }
+            for cell in cells
+        ],
+    }
+    write_json(folder / "study.json", content)
+    return text
+
+
+def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
+    """Word the table: a row per reference and arm, then how to read it."""
+    head = (
+        "| arm | success rate, mean (95 %) | of each seed | average turns "
+        "| less the baseline's (95 %) | p, seeds | p, Holm | p, episodes |"
+    )
+    lines = [f"# {study.name}", "", head, "|---" * 8 + "|"]
+    for row in rows:
+        is_baseline = row.name == study.baseline
+        compared = "baseline" if is_baseline else _mean(row.difference, row.difference_interval)
+        cells_of_row = [
+            f"`{row.name}`",
+            _mean(row.rate, row.rate_interval),
+            " ".join(f"{rate:.3f}" for rate in row.rates),
+            f"{row.turns:.2f}",
+            compared,
+            _p(row.p_seeds),
+            _p(row.p_holm),
+            _p(row.p_episodes),
+        ]
+        lines.append(f"| {' | '.join(cells_of_row)} |")
+    missing = len(study.arms) * len(study.seeds) - len(cells)
+    lines += [
+        "",
+        f"Judged by {cells[0].judge}. Policy `{study.policy}`, seeds "
+        f"{', '.join(map(str, study.seeds))}"
+        + (f"; **{missing} runs are missing**." if missing else "."),
+        "Intervals and `p, seeds` are Student's t over seeds, paired with the baseline's; Holm's "
+        "correction is for the number of arms. `p, episodes` is McNemar's exact test over the "
+        "same people: it asks about these very policies, not about new training runs.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _csv(cells: Sequence[Cell]) -> str:
+    names = [
+        key
+        for key, value in cells[0].figures.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["arm", "seed", *names, "ci95_low", "ci95_high", "wall_s"])
+    for cell in cells:
+        low, high = cell.figures["ci95"]
+        figures = [cell.figures.get(name) for name in names]
+        table.writerow([cell.arm, cell.seed, *figures, low, high, cell.wall_s])
+    return stream.getvalue()
+
+
+def _mean(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return ""
+    ends = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return f"{value:.3f}{ends}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< .001" if value < 0.001 else f"{value:.3f}"
+
+
+def _write(file: Path, text: str) -> None:
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)

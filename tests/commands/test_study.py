@@ -1,0 +1,236 @@
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlff_lightning.commands.run_stage import StageRunner
+from rlff_lightning.commands.shipped import config_folder
+from rlff_lightning.commands.study_figures import Cell, rows_of
+from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
+from rlff_lightning.commands.trainer_run import resolve
+from rlff_lightning.errors import UserError
+
+SCRIPTED = "rlff_lightning.agents.scripted"
+STAGE = f"""\
+trainer: {{accelerator: cpu, devices: 1, logger: false, enable_progress_bar: false,
+  enable_model_summary: false, default_root_dir: {{name}}}}
+verbose: false
+model:
+  class_path: rlff_lightning.modules.goal.GoalModule
+  init_args:
+    policies:
+      own:
+        class_path: {SCRIPTED}.supporter.MixedSupporter
+        init_args: {{skill: 0.9, haste: 0.0}}
+      optimum: {{class_path: {SCRIPTED}.supporter.OptimalSupporter}}
+    seeker: {{class_path: {SCRIPTED}.seeker.ScriptedSeeker}}
+    critic: {{class_path: {SCRIPTED}.seeker.ScriptedCritic}}
+    num_episodes: 40
+"""
+STUDY = """\
+pipeline: .
+policy: own
+references: [optimum]
+baseline: skilled
+seeds: [3]
+arms:
+  skilled: {}
+  hasty: {evaluate.model.init_args.policies.own.init_args.haste: 1.0}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "1_first.test.yaml").write_text(STAGE.replace("{name}", "first"))
+    (folder / "2_evaluate.test.yaml").write_text(STAGE.replace("{name}", "evaluate"))
+    (folder / "study.yaml").write_text(STUDY)
+    return folder
+
+
+@pytest.mark.timeout(900)
+def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
+    toy: Path, rlff: Callable[..., Any]
+) -> None:
+    # First one arm, as if the rest had been stopped.
+    first = rlff("study", "toy", "--run", "out", "--arms", "skilled")
+    assert first.returncode == 0, first.stdout + first.stderr
+    out = toy.parent / "out"
+    assert "1 runs are missing" in (out / "table.md").read_text()
+    stamp = (out / "skilled/seed-3/evaluate/done.json").read_bytes()
+    whole = rlff("study", "toy", "--run", "out")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert whole.stdout.count("skipped") == 2
+    assert whole.stdout.count("taken from there") == 1
+    assert (out / "skilled/seed-3/evaluate/done.json").read_bytes() == stamp
+    lines = list(csv.DictReader((out / "table.csv").open()))
+    assert [(line["arm"], line["seed"]) for line in lines] == [("skilled", "3"), ("hasty", "3")]
+    for line in lines:
+        summary = json.loads((out / line["arm"] / "seed-3" / "summary.json").read_text())
+        assert float(line["success_rate"]) == summary["policies"]["own"]["success_rate"]
+    study = json.loads((out / "study.json").read_text())
+    rows = {row["name"]: row for row in study["rows"]}
+    assert rows["optimum"]["rate"] > rows["skilled"]["rate"] > rows["hasty"]["rate"]
+    assert rows["hasty"]["p_episodes"] < 0.001
+    table = (out / "table.md").read_text()
+    assert summary["judge"]["hash"] in table
+    assert table.count("| `") == 3
+
+
+STUDY_OF_TWO = Study(
+    name="two",
+    pipeline=Path(),
+    stages=(),
+    policy="own",
+    references=("optimum",),
+    baseline="a",
+    seeds=(0, 1, 2),
+    arms=(Arm(name="a", changes=()), Arm(name="b", changes=()), Arm(name="c", changes=())),
+)
+
+
+def cell(arm: str, seed: int, rate: float, solved: str, judge: str = "j") -> Cell:
+    return Cell(
+        arm=arm,
+        seed=seed,
+        figures={"success_rate": rate, "average_turns": 4.0, "ci95": [0, 1]},
+        references={"optimum": {"success_rate": 1.0, "average_turns": 3.0}},
+        judge=judge,
+        wall_s=1.0,
+        is_success={str(n): mark == "x" for n, mark in enumerate(solved)},
+    )
+
+
+def test_arms_are_compared_by_seed_and_by_episode() -> None:
+    cells = [cell("a", seed, 0.5, "xx--") for seed in range(3)]
+    cells += [cell("b", seed, rate, "x-xx") for seed, rate in enumerate((0.6, 0.7, 0.8))]
+    cells += [cell("c", seed, 0.75, "xx-x") for seed in range(3)]
+    optimum, base, better, constant = rows_of(STUDY_OF_TWO, cells)
+    assert (optimum.name, optimum.rates) == ("optimum", (1.0, 1.0, 1.0))
+    assert base.difference is None
+    # Differences .1, .2, .3: mean .2, s .1, reach 4.30265 * .1 / sqrt(3) = .24841;
+    # t = .2 / (.1 / sqrt(3)) = 3.4641 at 2 degrees: p = .0742.
+    assert better.difference == pytest.approx(0.2)
+    assert better.difference_interval == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-4)
+    assert better.p_seeds == pytest.approx(0.0742, abs=1e-4)
+    # Per seed two episodes only by b and one only by a: 6 against 3 of 9 discordant.
+    # P(X <= 3) for 9 coins = (1 + 9 + 36 + 84) / 512 = .25391, twice that.
+    assert better.p_episodes == pytest.approx(0.50781, abs=1e-4)
+    # Three equal differences have no spread to test with.
+    assert constant.p_seeds is None
+    # Three discordant episodes, all one way: 2 / 8.
+    assert constant.p_episodes == pytest.approx(0.25)
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_arms() -> None:
+    cells = [cell("a", seed, 0.5, "x") for seed in range(3)]
+    cells += [cell("b", seed, rate, "x") for seed, rate in enumerate((0.6, 0.7, 0.8))]
+    cells += [cell("c", seed, rate, "x") for seed, rate in enumerate((0.6, 0.9, 0.61))]
+    _, _, b, c = rows_of(STUDY_OF_TWO, cells)
+    assert b.p_seeds is not None
+    assert c.p_seeds is not None
+    assert b.p_seeds < c.p_seeds
+    assert b.p_holm == pytest.approx(2 * b.p_seeds)
+    assert c.p_holm == pytest.approx(max(c.p_seeds, 2 * b.p_seeds))
+
+
+def test_a_single_seed_has_no_interval_and_no_test_over_seeds() -> None:
+    rows = rows_of(STUDY_OF_TWO, [cell("a", 0, 0.5, "x-"), cell("b", 0, 1.0, "xx")])
+    assert [row.rate_interval for row in rows] == [None, None, None]
+    assert rows[2].p_seeds is None
+    assert rows[2].difference == 0.5
+
+
+def test_arms_under_different_judges_are_not_compared() -> None:
+    with pytest.raises(UserError, match="under one judge"):
+        rows_of(STUDY_OF_TWO, [cell("a", 0, 0.5, "x"), cell("b", 0, 0.5, "x", judge="other")])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("policy: own", "polcy: own", "did you mean policy"),
+        ("seeds: [3]", "seeds: [3, 3]", "different whole numbers"),
+        ("seeds: [3]", "seeds: []", "seeds must be a list"),
+        ("baseline: skilled", "baseline: none", "baseline must be one of"),
+        ("hasty: {evaluate.", "hasty: {nowhere.", "must be STAGE.KEY"),
+        ("hasty:", "'has/ty':", "letters"),
+        ("hasty: {", "hasty: [{", "no YAML"),
+    ],
+)
+def test_a_mistake_in_a_study_is_told_with_its_place(
+    toy: Path, old: str, new: str, expected: str
+) -> None:
+    (toy / "study.yaml").write_text(STUDY.replace(old, new))
+    with pytest.raises(UserError, match=expected) as caught:
+        read_study(find_study(str(toy)))
+    assert "study.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_key_that_no_stage_has_is_told_before_anything_runs(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlff_lightning.commands import study
+
+    (toy / "study.yaml").write_text(STUDY.replace("init_args.haste", "init_args.hastte"))
+    monkeypatch.chdir(toy.parent)
+    with pytest.raises(UserError, match=r"arm hasty, stage evaluate: .*haste"):
+        study.main(["toy"])
+    assert not (toy.parent / "runs").exists()
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"shipped study \(scripted\)"):
+        find_study(str(tmp_path))
+
+
+def test_every_change_of_the_shipped_study_is_a_key_that_the_stage_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = read_study(find_study("scripted"))
+    assert study.pipeline == config_folder() / "study" / "scripted"
+    stages = {stage.name: stage for stage in study.stages}
+    plain = {
+        name: resolve([stage.verb, "--config", str(stage.config)])["model"]
+        for name, stage in stages.items()
+    }
+    for arm in study.arms:
+        for name in {change.partition(".")[0] for change in arm.changes}:
+            own = [c.partition(".")[2] for c in arm.changes if c.startswith(f"{name}.")]
+            stage = stages[name]
+            words = [f"--{change}" for change in own]
+            changed = resolve([stage.verb, "--config", str(stage.config), *words])
+            is_data = any(change.startswith("data.") for change in own)
+            assert (changed["model"] != plain[name]) != is_data
+
+
+def test_a_stage_is_taken_from_another_run_only_with_the_same_fingerprint(tmp_path: Path) -> None:
+    from rlff_lightning.commands.markers import Plan
+    from rlff_lightning.commands.stages import Stage
+
+    launched = []
+
+    def launch(argv: list[str], log: Path) -> tuple[int, int | None]:
+        launched.append(argv)
+        (log.parent / "result.txt").write_text("mine")
+        return 0, None
+
+    def plan(fingerprint: str) -> Plan:
+        stage = Stage(name="first", verb="fit", config=Path("x.yaml"))
+        return Plan(stage=stage, argv=("fit",), reads={}, inputs={}, fingerprint=fingerprint)
+
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+    StageRunner(tmp_path / "one", launch).run(plan("same"), "[1/1]", is_forced=False)
+    reusing = StageRunner(tmp_path / "two", launch, [tmp_path / "one"])
+    assert reusing.run(plan("same"), "[1/1]", is_forced=False) == 0
+    assert len(launched) == 1
+    assert (tmp_path / "two" / "first" / "result.txt").read_text() == "mine"
+    assert reusing.run(plan("other"), "[1/1]", is_forced=False) == 0
+    assert len(launched) == 2

@@ -1,0 +1,48 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlff_lightning.agents.scripted.dynamics import Temperament
+from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
+from rlff_lightning.agents.scripted.supporter import MixedSupporter, OptimalSupporter
+from rlff_lightning.agents.scripted.wording_critic import WordingCritic
+from rlff_lightning.modules.goal import GoalModule
+from rlff_lightning.modules.goal_settings import HeldOut
+
+
+def test_two_processes_give_the_table_of_one(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    summaries = []
+    for name, settings in {"one": {}, "two": {"strategy": "ddp_fork", "devices": 2}}.items():
+        module = GoalModule(
+            {"mixed": MixedSupporter(), "optimum": OptimalSupporter()},
+            ScriptedSeeker(),
+            ScriptedCritic(),
+            num_episodes=31,
+            batch_size=8,
+            held_out=HeldOut(
+                WordingCritic("relief"), {"worst": ScriptedSeeker(Temperament(noise=0.5))}
+            ),
+        )
+        quiet_trainer(tmp_path / name, **settings).test(module, verbose=False)
+        summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
+        files = (tmp_path / name / "episodes").glob("mixed--worst-*.jsonl")
+        ids = [json.loads(line)["id"] for file in files for line in file.open()]
+        assert len(ids) == len(set(ids)) == 31
+    one, two = summaries
+    assert len(flat(one)) > 100
+    assert flat(one) == pytest.approx(flat(two), rel=1e-5)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Numbers by dotted key; pytest compares no nested dictionaries with a tolerance."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {prefix: value} if isinstance(value, int | float) else {}
+    parts = [flat(item, f"{prefix}.{key}") for key, item in value.items()]
+    return {key: number for part in parts for key, number in part.items()}
