@@ -27,6 +27,10 @@ MICRO_BATCHES = (4, 8, 16)
 """What TRL may choose from."""
 
 
+class SideError(RuntimeError):
+    """A trainer's process ended by itself."""
+
+
 class Side:
     """A trainer in a process of its own, which runs an iteration when it is asked to."""
 
@@ -67,42 +71,50 @@ class Side:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(
-                f"{self.name} {self.options} failed:\n{self.log.read_text()[-3000:]}"
-            )
+            end = self.log.read_text().strip().splitlines()[-12:]
+            raise SideError("\n".join([f"{self.name} {self.options} failed:", *end]))
         row: dict[str, float] = json.loads(line)
         return row
 
 
-def compare(task: Task, iterations: int, ours_options: dict[str, Any]) -> dict[str, Any]:
+def compare(
+    task: Task, iterations: int, ours_options: dict[str, Any], *, with_vllm: bool
+) -> dict[str, Any]:
     """Let both sides take turns."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         task_file.write_model(task, folder)
         sizes = [size for size in MICRO_BATCHES if task.rows % size == 0]
         sides: list[Side] = []
+        failures: dict[str, str] = {}
         try:
             plain = {"generation": "transformers", "micro_batches": sizes}
             sides.append(Side("trl", task, folder, plain))
             micro_batch = int(sides[0].first["micro_batch"])
-            vllm = {"generation": "vllm", "micro_batches": [micro_batch]}
             sides.append(Side("ours", task, folder, ours_options))
-            sides.append(Side("trl", task, folder, vllm))
+            if with_vllm:
+                vllm = {"generation": "vllm", "micro_batches": [micro_batch]}
+                try:
+                    sides.append(Side("trl", task, folder, vllm))
+                except SideError as error:
+                    failures["vllm"] = str(error)
             for _ in range(iterations):
                 for side in sides:
                     side.step()
-            theirs, ours, by_vllm = (side.medians() for side in sides)
+            theirs, ours, *others = (side.medians() for side in sides)
         finally:
             for side in sides:
                 side.close()
-    whole = min(theirs, by_vllm, key=lambda found: found["iteration_s"])
-    path = "vllm" if whole is by_vllm else "transformers"
-    trl = {**whole, "update_s": theirs["update_s"], "peak_mb": theirs["peak_mb"]}
+    paths = {"transformers": theirs, **dict(zip(["vllm"], others, strict=False))}
+    path = min(paths, key=lambda name: paths[name]["iteration_s"])
+    # The update is taken where TRL scores every token once, as this trainer does.
+    trl = {**paths[path], "update_s": theirs["update_s"], "peak_mb": theirs["peak_mb"]}
     return {
         **asdict(task),
         "ours": ours,
         "trl": {**trl, "generation": path, "micro_batch": micro_batch},
-        "trl_by_path": {"transformers": theirs, "vllm": by_vllm},
+        "trl_paths": paths,
+        "trl_failures": failures,
         "ratio": {name: trl[name] / ours[name] for name in ("update_s", "iteration_s")},
     }
 
@@ -118,6 +130,9 @@ def main() -> int:
     parser.add_argument("--vocab", type=int, nargs="+", default=[1024])
     parser.add_argument("--mode", nargs="+", choices=["full", "lora"], default=["full", "lora"])
     parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument(
+        "--vllm", action=argparse.BooleanOptionalAction, default=True, help="try TRL with vLLM too"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--ours", type=json.loads, default={}, help="options of this side, JSON")
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -139,8 +154,9 @@ def main() -> int:
                         vocab=vocab,
                         mode=mode,
                     )
-                    rows.append(compare(task, options.iterations, options.ours))
-                    print(line(rows[-1]), flush=True)
+                    row = compare(task, options.iterations, options.ours, with_vllm=options.vllm)
+                    rows.append(row)
+                    print(line(row), flush=True)
                     if options.json:
                         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0

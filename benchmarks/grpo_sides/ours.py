@@ -112,7 +112,7 @@ def main(task: Task, folder: Path, options: dict[str, Any]) -> None:
             iterations_per_epoch=10**6,
         ),
         chat=ChatSettings(max_prompt_tokens=task.prompt),
-        **options.get("policy", {}),
+        **{"adapter_sync": "merged", **options.get("policy", {})},
     )
     meter.timed(engine, "generate", "generate")
     meter.timed(module, "sync", "sync")

@@ -55,6 +55,8 @@ class PolicyObjective(ABC):
         max_tokens: Limit of a completion, tokens; needed for ``constant`` only.
         kl_coef: Weight of the KL to the reference model in the loss; 0 needs no reference.
         kl_estimator: How the KL is estimated: ``k1``, ``k2`` or ``k3``.
+        kl_correction: Weight each token's KL by the objective's ratio, which makes the gradient of
+            ``k3`` that of the KL itself, without bias (DeepSeek-AI 2025, arXiv:2512.02556).
         entropy_coef: Weight of the entropy bonus.
         mismatch_cap: Upper bound of the importance weight between engine and trainer; ``null``
             leaves the mismatch uncorrected.
@@ -66,6 +68,7 @@ class PolicyObjective(ABC):
     max_tokens: int | None = None
     kl_coef: float = 0.0
     kl_estimator: KLEstimator = "k3"
+    kl_correction: bool = False
     entropy_coef: float = 0.0
     mismatch_cap: float | None = 2.0
     mismatch_range: tuple[float, float] | None = None
@@ -149,6 +152,8 @@ class PolicyObjective(ABC):
             policy_loss = policy_loss * mismatch.weights
         if ref_logps is not None:
             kl = approx_kl(logps, torch.where(loss_mask, ref_logps, 0.0), self.kl_estimator)
+            if self.kl_correction:
+                kl = kl * surrogate.ratios
         return ObjectiveTerms(
             policy_loss=torch.where(loss_mask, policy_loss, 0.0),
             kl=kl,

@@ -33,7 +33,7 @@ def group_logps(
         temperature: Divides the logits before the softmax.
         sharing: How a group's prompt is computed; all ways agree to rounding.
         with_entropy: The entropy enters the loss; otherwise it is without gradient.
-        chunk_size: Tokens whose logits exist at once; by default as many as 128 MiB hold.
+        chunk_size: Tokens whose logits exist at once; by default as many as `token_logps` takes.
 
     Returns:
         ``logps`` and ``entropy``, both ``(N * G, T)`` in nats, 0 where the completion mask is
@@ -50,7 +50,8 @@ def group_logps(
     def score(hidden: Tensor) -> Tensor:
         """Return ``(2, M)``: log-probability and entropy of each real completion token."""
         stats = token_logps(
-            hidden.flatten(0, 1)[groups.predictors],
+            # Not by [...]: its backward adds up row by row on one thread, a prompt's end G times.
+            hidden.flatten(0, 1).index_select(0, groups.predictors),
             head.weight,
             tokens,
             temperature=temperature,

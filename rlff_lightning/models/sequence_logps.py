@@ -19,11 +19,12 @@ def sequence_logps(model: nn.Module, input_ids: Tensor, mask: Tensor, counted: T
         Log-probabilities in nats of the counted tokens, row by row, ``(M,)``.
     """
     head = output_head(model)
-    scored = counted[:, 1:]
-    tokens = input_ids[:, 1:][scored]
+    tokens = input_ids[:, 1:][counted[:, 1:]]
+    # The state before a token predicts it: of the flattened batch, the one before its index.
+    predictors = nn.functional.pad(counted[:, 1:], (1, 0)).flatten().nonzero()[:, 0] - 1
 
     def score(hidden: Tensor) -> Tensor:
-        rows = hidden[:, :-1][scored]
+        rows = hidden.flatten(0, 1).index_select(0, predictors)
         return token_logps(rows, head.weight, tokens, bias=head.bias).logps
 
     with head_replaced(head, score):

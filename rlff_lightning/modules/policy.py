@@ -31,6 +31,9 @@ from rlff_lightning.rollout.scorers import Learning, Scorer
 from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.seeds import derive_seed, run_seed
 
+PROBE_TOKENS = 64
+"""Last tokens of a prompt that prove a sync; of these the last 16 are compared."""
+
 
 class PolicyModule(LightningModule, Learner):
     """Group relative policy optimization on future-oriented rewards.
@@ -236,6 +239,8 @@ class PolicyModule(LightningModule, Learner):
         sync_weights(
             self._policy, self.engine, version=iteration, folder=folder, how=self.adapter_sync
         )
+        # A stale weight shows at any position: short probes keep the proof cheap.
+        probes = [probe[-PROBE_TOKENS:] for probe in probes]
         cuts = [max(1, len(probe) - 16) for probe in probes]
         mismatch = verify_sync(
             self._policy,

@@ -44,7 +44,13 @@ COMPLETIONS = [
 REWARDS = [[1.0, 0.25, -0.5, 0.5, 2.0, 0.75], [0.0, 1.5, 0.5, -1.0, 0.25, 0.5]]
 VARIANTS: dict[str, dict[str, Any]] = {
     "grpo": {"loss_type": "grpo"},
-    "dapo_kl_accumulated": {"loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.1, "parts": 2},
+    "dapo_kl_accumulated": {
+        "loss_type": "dapo",
+        "epsilon_high": 0.28,
+        "beta": 0.1,
+        "use_bias_correction_kl": False,
+        "parts": 2,
+    },
     "grpo_two_passes": {"loss_type": "grpo", "beta": 0.05, "num_iterations": 2},
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
 }

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from rlff_lightning.functional.objectives import GRPO
+from rlff_lightning.models.backbone import Backbone, LoraSettings
 from rlff_lightning.modules.policy import PolicyModule
 from rlff_lightning.rollout.experience import Experience
 
@@ -29,7 +30,7 @@ class Watcher(Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         named = pl_module.model.named_parameters()
-        self.gradients.append({name: p.grad.clone() for name, p in named})
+        self.gradients.append({n: p.grad.clone() for n, p in named if p.grad is not None})
 
 
 def fit(
@@ -97,3 +98,80 @@ def test_the_reference_stays_at_the_start_outside_registry_and_checkpoint(
     fresh = tiny_policy(rollout={"updates": 1})
     _, logged = fit(fresh, tmp_path, quiet_trainer, max_steps=1)
     assert logged["train/kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_second_pass_over_a_rollout_is_against_the_policy_at_rollout(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tiny_policy(rollout={"updates": 1, "epochs": 2}, learning_rate=1e-2)
+    watcher, logged = fit(module, tmp_path, quiet_trainer, max_steps=4)
+    assert watcher.drift[::2] == [0.0, 0.0]
+    assert min(watcher.drift[1::2]) > 1e-4
+    assert module.experience is not None
+    assert module.experience.iteration == 2
+    assert logged["train/clipped_low"] + logged["train/clipped_high"] > 0
+
+
+def test_a_rollout_ahead_is_stale_and_its_mismatch_shows_it(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    gaps = {}
+    for ahead in (False, True):
+        module = tiny_policy(rollout={"updates": 1, "ahead": ahead})
+        _, logged = fit(module, tmp_path, quiet_trainer, max_steps=3)
+        assert logged["rollout/staleness"] == float(ahead)
+        assert logged["rollout/sync_mismatch"] < 1e-4
+        gaps[ahead] = logged["train/engine_mismatch"]
+    assert gaps[False] < 1e-4
+    assert gaps[True] > 1e-3
+
+
+def test_the_reward_can_hold_the_kl_to_a_reference_of_its_own(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tiny_policy(
+        rollout={"updates": 1, "reward_kl_coef": 0.1}, objective=GRPO(), learning_rate=1e-2
+    )
+    _, logged = fit(module, tmp_path, quiet_trainer, max_steps=3)
+    assert len(module._reference) == 1
+    # After two updates the policy has left the reference: the engine finds its words likelier.
+    assert logged["rollout/reward/kl"] < -1e-3
+
+
+def test_a_lora_policy_reaches_the_engine_merged(
+    pocket_folder: Path,
+    tiny_policy: Callable[..., PolicyModule],
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    module = tiny_policy(
+        policy=Backbone(str(pocket_folder), adapter=LoraSettings(rank=4)),
+        adapter_sync="merged",
+        rollout={"updates": 1},
+        learning_rate=1e-2,
+    )
+    watcher, logged = fit(module, tmp_path, quiet_trainer, max_steps=3)
+    moved = dict(module.model.named_parameters())  # type: ignore[union-attr]
+    assert max(w.abs().max() for name, w in moved.items() if "lora_B" in name) > 1e-3
+    assert all("lora_" in name for name in watcher.gradients[-1])
+    assert logged["rollout/sync_mismatch"] < 1e-4
+    assert not (tmp_path / "engine_adapter").exists()
+
+
+def test_an_update_logs_its_phases_its_speed_and_what_was_clipped(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tiny_policy(rollout={"updates": 1}, objective=GRPO(mismatch_range=(2.0, 3.0)))
+    _, logged = fit(module, tmp_path, quiet_trainer, max_steps=1, accumulate_grad_batches=2)
+    for phase in ("sync", "generate", "score", "reference", "update"):
+        assert logged[f"time/{phase}"] > 0
+    seconds = sum(
+        value for name, value in logged.items() if name.startswith("time/") if "_" not in name
+    )
+    expected = logged["rollout/tokens"] / seconds
+    assert logged["time/tokens_per_s"] == pytest.approx(expected, rel=1e-3)
+    assert logged["memory/peak_mb"] > 100
+    # The engine is the trainer's equal: a geometric mean of 1 is outside of 2 to 3.
+    assert logged["train/dropped"] == 1
+    assert logged["train/capped"] == 0
+    assert {"rollout/flat_groups", "rollout/length", "rollout/truncated"} <= logged.keys()

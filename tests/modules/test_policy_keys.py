@@ -15,7 +15,7 @@ OBJECTIVES = "rlff_lightning.functional.objectives"
 def parsed(kind: type, text: str) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--it", type=kind)
-    return parser.instantiate_classes(parser.parse_string(text)).it
+    return parser.instantiate(parser.parse_string(text)).it
 
 
 @pytest.mark.parametrize("name", ["GRPO", "DrGRPO", "DAPO", "GSPO", "CISPO"])
