@@ -158,6 +158,8 @@ def server(base_url: str | None) -> Iterator[str]:
         command = f"-m vllm.entrypoints.openai.api_server --model {folder}"
         command += f" --served-model-name pocket --host 127.0.0.1 --port {port} --dtype float32"
         command += " --enforce-eager --block-size 32 --kv-cache-memory-bytes 536870912"
+        # vLLM on CPU dies where a prompt with a seed is computed in chunks.
+        command += " --no-enable-chunked-prefill --max-num-batched-tokens 32768"
         command += " --disable-uvicorn-access-log"
         environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
         running = subprocess.Popen(

@@ -145,6 +145,8 @@ def chat_server(
     command = f"-m vllm.entrypoints.openai.api_server --model {long_pocket_folder}"
     command += f" --served-model-name pocket --host 127.0.0.1 --port {port} --dtype float32"
     command += " --enforce-eager --block-size 32 --kv-cache-memory-bytes 268435456"
+    # vLLM on CPU dies where a prompt with a seed is computed in chunks.
+    command += " --no-enable-chunked-prefill --max-num-batched-tokens 32768"
     command += " --disable-uvicorn-access-log"
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with log.open("w") as output:

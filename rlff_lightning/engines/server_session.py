@@ -7,12 +7,11 @@ longer than the budget, each gives up after its next attempt instead of its last
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from threading import Thread
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from anyio.from_thread import start_blocking_portal
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 from tenacity import (
@@ -83,8 +82,11 @@ class ServerSession:
         )
         self._slots = asyncio.Semaphore(concurrency)
         self._failing_since: float | None = None
-        self._open = ExitStack()
-        self._portal = self._open.enter_context(start_blocking_portal(name="rlff-server"))
+        # A thread of its own: it works within a running loop, and a process that forgets to close
+        # it ends all the same.
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="rlff-server", daemon=True)
+        self._thread.start()
         self._client = AsyncOpenAI(
             base_url=base_url,
             # Without one the client would send the key that it finds in the environment.
@@ -108,18 +110,19 @@ class ServerSession:
         Raises:
             UserError: If the server denies access or does not know the model.
         """
-        future = self._portal.start_task_soon(self._send_all, bodies, read)
+        future = asyncio.run_coroutine_threadsafe(self._send_all(bodies, read), self._loop)
         try:
-            replies: list[Reply[T]] = future.result()
+            return future.result()
         except BaseException:
             future.cancel()
             raise
-        return replies
 
     def close(self) -> None:
         """Close the connections and end the thread."""
-        self._portal.call(self._client.close)
-        self._open.close()
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     async def _send_all(
         self, bodies: Sequence[dict[str, Any]], read: Callable[[ChatCompletion], T]
