@@ -1,6 +1,7 @@
 """What a reward model reads: the context and the reply, never the reasoning behind it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,7 @@ class RewardFormat:
     def _text_ids(self, context: Conversation, messages: tuple[Message, ...]) -> list[int]:
         if self._chat is not None:
             return self._chat.prompt_ids(replace(context, messages=messages))
-        told = " ".join(message.text for message in messages)
+        told = messages[0].text if len(messages) == 1 else _named(messages)
         # Text that looks like a control token must stay text.
         encoded: list[int] = self.tokenizer(told, split_special_tokens=True)["input_ids"]
         return encoded
@@ -129,10 +130,14 @@ class RewardFormat:
         if self._chat is not None:
             shown = replace(context, messages=messages)
             return self._chat.prompt_ids(shown), self._chat.reply_ids(spoken)
-        told = "\n".join(f"{NAMES[message.role]}: {message.text}" for message in messages)
+        told = _named(messages)
         # Text that looks like a control token must stay text.
         encoded = self.tokenizer(told, spoken.text, split_special_tokens=True)
         return encoded["input_ids"], []
+
+
+def _named(messages: Sequence[Message]) -> str:
+    return "\n".join(f"{NAMES[message.role]}: {message.text}" for message in messages)
 
 
 def write_reward_input(settings: RewardInput, folder: Path) -> None:

@@ -70,9 +70,8 @@ def pairwise_accuracy(scores: Tensor, labels: Tensor, context_ids: Tensor) -> Te
     Raises:
         UserError: If the shapes differ.
     """
-    better, worse = ranked_pairs(labels, context_ids)
-    margins = scores[better] - scores[worse]
-    return ((margins.sign() + 1) / 2).mean()
+    successes, _ = pair_successes(scores, labels, context_ids)
+    return successes.mean()
 
 
 def pairwise_ceiling(labels: Tensor, standard_errors: Tensor, context_ids: Tensor) -> Tensor:
@@ -98,3 +97,21 @@ def pairwise_ceiling(labels: Tensor, standard_errors: Tensor, context_ids: Tenso
     noise = torch.hypot(standard_errors[better], standard_errors[worse])
     standardised = (labels[better] - labels[worse]) / noise
     return torch.erfc(-standardised / 2**0.5).mean() / 2
+
+
+def pair_successes(scores: Tensor, labels: Tensor, context_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Tell for each pair of one context whether its better candidate is scored higher.
+
+    Args:
+        scores: Predicted rewards, ``(N,)``.
+        labels: True rewards, ``(N,)``; pairs of equal labels are left out.
+        context_ids: The context of each, ``(N,)``, int; in any order.
+
+    Returns:
+        1, 0, or 0.5 for equal scores, ``(P,)``; and the index of the pair's better candidate.
+
+    Raises:
+        UserError: If the shapes differ.
+    """
+    better, worse = ranked_pairs(labels, context_ids)
+    return ((scores[better] - scores[worse]).sign() + 1) / 2, better

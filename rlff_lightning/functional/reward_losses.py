@@ -16,7 +16,7 @@ from rlff_lightning.functional.reward_objective import RewardLabels, RewardLoss,
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Regression(RewardLoss):
-    """Squared error to the standardised label: l = (o - (y - mean) / std)^2.
+    """Squared error to the label's target: l = (o - t)^2, see ``label_scale``.
 
     Args:
         error_scale: Standard error at which a label counts half, in the labels' unit:
@@ -30,7 +30,7 @@ class Regression(RewardLoss):
             raise UserError(f"Regression.error_scale must be above 0, got {self.error_scale!r}")
 
     def rows(self, outputs: Tensor, labels: RewardLabels) -> Tensor:
-        return (outputs[:, 0] - labels.standardised) ** 2
+        return (outputs[:, 0] - labels.targets) ** 2
 
     def weights(self, labels: RewardLabels) -> Tensor:
         if self.error_scale is None:
@@ -94,13 +94,13 @@ class PositiveClassification(RewardLoss):
 class PairwiseRanking(RewardLoss):
     """Rank the candidates of one context by Bradley-Terry; what GRPO uses of a reward.
 
-    l_pair = -log sigmoid(o_better - o_worse - margin (y_better - y_worse) / std)
+    l_pair = -log sigmoid(o_better - o_worse - margin (t_better - t_worse))
 
     A context's loss is the mean over its pairs of unequal labels, and counts once per candidate.
 
     Args:
-        margin: Share of the labels' gap, in their spreads, by which scores should differ.
-        anchor: Weight of the squared error to the standardised label, which gives the scores
+        margin: Share of the targets' gap by which scores should differ at least.
+        anchor: Weight of the squared error to the label's target, which gives the scores
             the labels' level and unit; 0 leaves them undefined up to a constant.
 
     Source: Bradley & Terry 1952, Biometrika 39; Touvron et al. 2023, arXiv:2307.09288, eq. 2
@@ -119,7 +119,7 @@ class PairwiseRanking(RewardLoss):
                 )
 
     def rows(self, outputs: Tensor, labels: RewardLabels) -> Tensor:
-        scores, targets = outputs[:, 0], labels.standardised
+        scores, targets = outputs[:, 0], labels.targets
         better, worse = ranked_pairs(labels.values, labels.context_ids)
         gaps = scores[better] - scores[worse] - self.margin * (targets[better] - targets[worse])
         _, members, sizes = labels.context_ids.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]

@@ -27,15 +27,8 @@ class RewardLabels(NamedTuple):
     """Critic values of every turn of every future, ``(B, T)``."""
     turn_mask: Tensor
     """Turns that took place, ``(B, T)``; none where the futures are not known."""
-    mean: float
-    """Mean of the training labels."""
-    std: float
-    """Spread of the training labels, above 0."""
-
-    @property
-    def standardised(self) -> Tensor:
-        """(y - mean) / std, ``(B,)``."""
-        return (self.values - self.mean) / self.std
+    targets: Tensor
+    """What a regression should predict of the values, ``(B,)``; see ``label_scale``."""
 
 
 class RewardSums(NamedTuple):
@@ -74,7 +67,17 @@ class RewardLoss(ABC):
         """Say how much each reply counts, ``(B,)``, at least 0."""
         return torch.ones_like(labels.values)
 
-    def sums(self, outputs: Tensor, labels: RewardLabels) -> RewardSums:
-        """Give a micro-batch's part of the window's two sums."""
+    def sums(
+        self, outputs: Tensor, labels: RewardLabels, is_drawn: Tensor | None = None
+    ) -> RewardSums:
+        """Give a micro-batch's part of the window's two sums.
+
+        Args:
+            outputs: What the head predicts, ``(B, num_outputs)``, with gradient.
+            labels: Of the same replies.
+            is_drawn: Replies that count, whole contexts at a time, ``(B,)``; ``None`` counts all.
+        """
         weights = self.weights(labels)
+        if is_drawn is not None:
+            weights = torch.where(is_drawn, weights, 0.0)
         return RewardSums(loss=(self.rows(outputs, labels) * weights).sum(), size=weights.sum())

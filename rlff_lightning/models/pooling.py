@@ -42,7 +42,10 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 def compare(context: Tensor, latest: Tensor, reply: Tensor) -> Tensor:
     """Lay a reply beside what it answers, for a linear head to weigh.
 
-    x = [c, l, r, c * r, l * r], each of c, l, r normalised to mean 0 and variance 1
+    x = [c, l, r, c * r / 2, l * r / 2], each of c, l, r normalised to mean 0 and variance 1
+
+    The products alone tell replies that fit a context from others; halved, for a penalised head to
+    turn to them second.
 
     Args:
         context: State of the whole context, ``(B, H)``.
@@ -50,11 +53,11 @@ def compare(context: Tensor, latest: Tensor, reply: Tensor) -> Tensor:
         reply: State of the reply, ``(B, H)``.
 
     Returns:
-        ``(B, 5 H)``; the products alone tell replies that fit a context from others.
+        ``(B, 5 H)``.
 
     Source: Conneau et al. 2017, InferSent, arXiv:1705.02364, sec. 3.1 (products of two texts).
     """
     said, heard, answer = (
         layer_norm(state, state.shape[-1:]) for state in (context, latest, reply)
     )
-    return torch.cat([said, heard, answer, said * answer, heard * answer], dim=-1)
+    return torch.cat([said, heard, answer, said * answer / 2, heard * answer / 2], dim=-1)

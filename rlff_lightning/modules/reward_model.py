@@ -1,15 +1,16 @@
 """The reward model learns the future-oriented reward of a reply in its context."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from rlff_lightning.data.labelled import TEST, TRAIN, LabelledReplies
+from rlff_lightning.data.labelled import TEST, TRAIN, LabelledReplies, by_context
 from rlff_lightning.dialogue.reward_format import (
     RewardFormat,
     RewardInput,
@@ -17,49 +18,47 @@ from rlff_lightning.dialogue.reward_format import (
     write_reward_input,
 )
 from rlff_lightning.errors import UserError
+from rlff_lightning.functional.ensemble import member_draws
+from rlff_lightning.functional.label_scale import LabelKind, LabelScale, fit_label_scale
+from rlff_lightning.functional.reward_losses import Regression
+from rlff_lightning.functional.reward_objective import RewardLoss
 from rlff_lightning.functional.schedules import warmup_cosine
-from rlff_lightning.metrics.by_dialogue import RankCorrelation
 from rlff_lightning.metrics.reward import RewardQuality
+from rlff_lightning.metrics.scored import ScoredRows
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.models.head_settings import HeadSettings
 from rlff_lightning.models.reward_head import RewardModel
 from rlff_lightning.modules.baselines import tfidf_ridge, training_mean, turn_number
-from rlff_lightning.modules.reward_report import print_quality, quality_of, write_quality
+from rlff_lightning.modules.reward_batch import (
+    RewardBatch,
+    align,
+    head_states,
+    places_of,
+    predict,
+    reward_batch,
+)
+from rlff_lightning.modules.reward_report import report_quality
+from rlff_lightning.modules.ridge_probe import RidgeProbe
 from rlff_lightning.modules.schedules import by_step
-from rlff_lightning.rollout.experience import pad
+from rlff_lightning.modules.window import AccumulationWindow, divide_gradients
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import LabelledReply
 
 
-class RewardBatch(NamedTuple):
-    """Contexts with all their replies. N contexts, G replies each, B = N * G rows."""
-
-    context_tokens: Tensor
-    """Left-padded, ``(N, P)``, int64."""
-    context_mask: Tensor
-    """``True`` at real tokens, ``(N, P)``."""
-    reply_tokens: Tensor
-    """Right-padded, ``(B, T)``, int64."""
-    reply_mask: Tensor
-    """``True`` at real tokens, ``(B, T)``."""
-    labels: Tensor
-    """Future-oriented rewards, ``(B,)``."""
-    standard_errors: Tensor
-    """Of the labels, ``(B,)``."""
-    context_ids: Tensor
-    """The same number for replies to one context, ``(B,)``, int64."""
-    dialogue_ids: Tensor
-    """The same number for replies in one dialogue, ``(B,)``, int64."""
-    is_counted: Tensor
-    """``False`` for the copies that fill up a context with fewer replies, ``(B,)``."""
-
-
 class RewardModule(LightningModule):
-    """Regress the future-oriented reward on context and reply.
+    """Learn the future-oriented reward of a reply in its context.
+
+    An update's loss is the mean over all replies of its accumulation window on all ranks: neither
+    micro-batches nor ranks change it.
 
     Args:
         backbone: The model below the head, usually the warm-started policy's.
         reads: Limits of the input.
+        head: From where the head reads; what it predicts follows from the loss.
+        loss: What is minimised.
+        labels: What a regression aims at: the labels' ``values``, or their ``ranks`` among the
+            training labels, which no extreme label pulls; rewards stay in the labels' unit.
+        probe: Solve the head by ridge regression before the first step.
         learning_rate: Peak learning rate of AdamW.
         warmup_fraction: Share of the steps in which the rate rises; it then falls along a cosine.
         weight_decay: Of AdamW.
@@ -73,6 +72,9 @@ class RewardModule(LightningModule):
         backbone: Backbone,
         reads: RewardInput | None = None,
         head: HeadSettings | None = None,
+        loss: RewardLoss | None = None,
+        labels: LabelKind = "values",
+        probe: RidgeProbe | None = None,
         learning_rate: float = 1e-5,
         warmup_fraction: float = 0.1,
         weight_decay: float = 0.01,
@@ -82,11 +84,14 @@ class RewardModule(LightningModule):
         super().__init__()
         self.backbone = backbone
         self.reads = reads or RewardInput()
-        self.head_settings = head or HeadSettings()
-        if self.head_settings.kind != "regression":
+        self.loss = loss or Regression()
+        self.head_settings = _head_for(self.loss, head or HeadSettings())
+        self.labels: LabelKind = labels
+        self.probe = probe
+        if self.loss.target != "regression" and (probe is not None or labels != "values"):
             raise UserError(
-                "RewardModule.head.kind must be 'regression': labels are numbers, got "
-                f"{self.head_settings.kind!r}"
+                "RewardModule.probe must be null and labels 'values' for a loss that classifies, "
+                f"as {type(self.loss).__name__}, got {probe!r} and {labels!r}"
             )
         self.learning_rate = learning_rate
         self.warmup_fraction = warmup_fraction
@@ -94,8 +99,11 @@ class RewardModule(LightningModule):
         self.freeze_backbone = freeze_backbone
         self.trained = trained
         self.model: RewardModel | None = None
-        self.quality = nn.ModuleDict({stage: RewardQuality() for stage in ("val", "test")})
-        self.correlation = RankCorrelation()
+        self.quality = RewardQuality()
+        self.scored = ScoredRows()
+        self._window = AccumulationWindow()
+        self._scale: LabelScale | None = None
+        self._places: dict[tuple[str, str], int] = {}
 
     @override
     def setup(self, stage: str) -> None:
@@ -117,47 +125,50 @@ class RewardModule(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        labels = [record.value for record in self._data.part(TRAIN)]
-        self._scorer.fit_labels(torch.tensor(labels))
+        train = self._data.part(TRAIN)
+        if self.loss.needs_siblings and len(by_context(train)) == len(train):
+            raise UserError(
+                f"{type(self.loss).__name__} ranks replies to one context, but every training "
+                "context has a single reply; use a loss that takes each by itself"
+            )
+        labels = torch.tensor([record.value for record in train])
+        self._scale = fit_label_scale(labels, self.labels)
+        self._scorer.label_mean, self._scorer.label_std = self._scale.mean, self._scale.unit
+        # A run that goes on has its head from the checkpoint.
+        if self.probe is not None and not self.trainer.ckpt_path:
+            self._solve_head(self.probe, train)
+
+    @torch.no_grad()
+    def _solve_head(self, probe: RidgeProbe, train: list[LabelledReply]) -> None:
+        model = self._scorer
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        states = []
+        for group in by_context(train):
+            batch = self.on_before_batch_transfer([group], 0)
+            batch = self.trainer.strategy.batch_to_device(batch, self.device)
+            states.append(head_states(model, batch).cpu())
+        for module, was_training in modes:
+            module.training = was_training
+        rows = [record for group in by_context(train) for record in group]
+        read = torch.cat(states)
+        assert self._scale is not None
+        targets = self._scale.targets(torch.tensor([record.value for record in rows]))
+        dialogues = torch.tensor([derive_seed(record.context.source) for record in rows])
+        contexts = torch.tensor([derive_seed(record.context.id) for record in rows])
+        for member, is_drawn in enumerate(_draws(model, contexts)):
+            kept = slice(None) if is_drawn is None else is_drawn
+            solved = probe.solve(read[kept], targets[kept], dialogues[kept])
+            model.head.weight[member] = solved.weight
+            model.head.bias[member] = solved.bias
 
     @override
     def on_before_batch_transfer(
         self, batch: Sequence[list[LabelledReply]], dataloader_idx: int
     ) -> RewardBatch:
-        size = max(len(group) for group in batch)
-        filled = [[*group, *[group[0]] * (size - len(group))] for group in batch]
-        records = [record for group in filled for record in group]
-        parts = [self.format.parts(record.context, record.reply) for record in records]
-        if any(before != parts[row - row % size][0] for row, (before, _) in enumerate(parts)):
-            # A context was cut for a long reply, or an encoder reads both sides at once.
-            parts, size = (
-                [([*before, *said][:-1], [*before, *said][-1:]) for before, said in parts],
-                1,
-            )
-        context_tokens, context_mask = pad([before for before, _ in parts[::size]], left=True)
-        reply_tokens, reply_mask = pad([said for _, said in parts])
-        counted = [place < len(group) for group in batch for place in range(len(filled[0]))]
-        return RewardBatch(
-            context_tokens=context_tokens,
-            context_mask=context_mask,
-            reply_tokens=reply_tokens,
-            reply_mask=reply_mask,
-            labels=torch.tensor([record.value for record in records]),
-            standard_errors=torch.tensor([record.standard_error for record in records]),
-            context_ids=torch.tensor([derive_seed(record.context.id) for record in records]),
-            dialogue_ids=torch.tensor([derive_seed(record.context.source) for record in records]),
-            is_counted=torch.tensor(counted),
+        return reward_batch(
+            batch, self.format, self._scorer, scale=self._scale, places=self._places
         )
-
-    def _predict(self, batch: RewardBatch) -> Tensor:
-        """Head outputs of the counted replies, ``(M, num_outputs)``."""
-        inputs = (batch.context_tokens, batch.context_mask, batch.reply_tokens, batch.reply_mask)
-        if self._scorer.settings.pooling == "last":
-            return self._scorer.forward_groups(*inputs)[batch.is_counted]
-        ids = torch.cat([batch.context_tokens, batch.reply_tokens], 1)
-        mask = torch.cat([batch.context_mask, batch.reply_mask], 1)
-        outputs: Tensor = self._scorer(ids, mask)
-        return outputs[batch.is_counted]
 
     @property
     def _data(self) -> LabelledReplies:
@@ -177,43 +188,44 @@ class RewardModule(LightningModule):
 
     @override
     def training_step(self, batch: RewardBatch, batch_idx: int) -> Tensor:
-        labels = self._scorer.standardise(batch.labels[batch.is_counted])
-        loss = nn.functional.mse_loss(self._predict(batch)[:, 0], labels)
-        self.log("train/mse", loss, prog_bar=True, batch_size=len(batch.labels))
-        return loss
+        outputs = predict(self._scorer, batch)
+        members = outputs.unbind(1) if outputs.dim() == 3 else [outputs]
+        draws = _draws(self._scorer, batch.labels.context_ids)
+        parts = [
+            self.loss.sums(own, batch.labels, is_drawn)
+            for own, is_drawn in zip(members, draws, strict=True)
+        ]
+        loss, size = (torch.stack(part).sum() for part in zip(*parts, strict=True))
+        errors = (self._scorer.values(outputs.detach()) - batch.labels.values) ** 2
+        rows = errors.new_tensor(float(len(errors)))
+        return self._window.add(self.trainer, loss, size, errors.sum(), rows)
+
+    @override
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        loss, size, squared, rows = self._window.close(self.trainer)
+        # An ensemble may have drawn none of the window's replies.
+        size = torch.where(size > 0, size, 1.0)
+        divide_gradients(self.parameters(), size)
+        self.log("train/loss", loss / size)
+        # In units of the labels' spread, as the loss of a regression is.
+        mse = squared / rows / self._scorer.label_std**2
+        self.log("train/mse", mse, prog_bar=True)
 
     @override
     def on_train_epoch_end(self) -> None:
         self.log("train/shortened_inputs", float(self.format.num_shortened))
 
-    def _measure(self, batch: RewardBatch, stage: str) -> Tensor:
-        scores = self._scorer.values(self._predict(batch))
-        counted = batch.is_counted
-        quality = self.quality[stage]
-        assert isinstance(quality, RewardQuality)
-        quality.update(
-            scores,
-            batch.labels[counted],
-            batch.standard_errors[counted],
-            batch.context_ids[counted],
-        )
-        return scores
-
-    def _report(self, stage: str) -> dict[str, float]:
-        quality = self.quality[stage]
-        assert isinstance(quality, RewardQuality)
-        figures = quality.compute()
-        quality.reset()
-        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
-        return figures
-
     @override
     def validation_step(self, batch: RewardBatch, batch_idx: int) -> None:
-        self._measure(batch, "val")
+        scores = self._scorer.values(predict(self._scorer, batch))
+        labels = batch.labels
+        self.quality.update(scores, labels.values, labels.standard_errors, labels.context_ids)
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self._report("val")
+        figures = self.quality.compute()
+        self.quality.reset()
+        self.log_dict({f"val/{name}": value for name, value in figures.items()})
 
     @override
     def on_test_start(self) -> None:
@@ -223,25 +235,23 @@ class RewardModule(LightningModule):
                 "RewardModule: a reward model whose head was never trained cannot be tested; "
                 "give its folder as `trained`, or a checkpoint as `--ckpt_path`"
             )
+        self._places = places_of(self._data.part(TEST))
 
     @override
     def test_step(self, batch: RewardBatch, batch_idx: int) -> None:
-        scores, counted = self._measure(batch, "test"), batch.is_counted
-        self.correlation.update(scores, batch.labels[counted], batch.dialogue_ids[counted])
+        self.scored.update(batch.places, self._scorer.values(predict(self._scorer, batch)))
 
     @override
     def on_test_epoch_end(self) -> None:
-        train, held_out = self._data.part(TRAIN), self._data.part(TEST)
-        correlation = self.correlation.compute()
-        self.correlation.reset()
-        quality = {"reward_model": self._report("test") | correlation.named("spearman")}
+        train = self._data.part(TRAIN)
+        held_out, own = align(self._data.part(TEST), self._places, self.scored.compute())
+        self.scored.reset()
+        scores = {"reward_model": own}
         for baseline in (tfidf_ridge, turn_number, training_mean):
-            name = baseline.__name__
-            quality[name] = quality_of(held_out, baseline(train, held_out))
-            self.log_dict({f"test/{name}/{key}": value for key, value in quality[name].items()})
-        if self.trainer.is_global_zero:
-            write_quality(quality, train, held_out, Path(self.trainer.default_root_dir))
-            print_quality(quality, train, held_out)
+            scores[baseline.__name__] = baseline(train, held_out)
+        folder = Path(self.trainer.default_root_dir) if self.trainer.is_global_zero else None
+        figures = report_quality(scores, train, held_out, folder)
+        self.log_dict({f"test/{name}": value for name, value in figures.items()})
 
     @override
     def configure_optimizers(self) -> Any:
@@ -261,3 +271,20 @@ class RewardModule(LightningModule):
             folder = Path(self.trainer.default_root_dir) / "model"
             self._scorer.save_pretrained(folder, self.tokenizer)
             write_reward_input(self.reads, folder)
+
+
+def _draws(model: RewardModel, context_ids: Tensor) -> Sequence[Tensor | None]:
+    """Say which replies each head learns from, ``(B,)``; a single one learns from all."""
+    if model.settings.members == 1:
+        return [None]
+    return member_draws(context_ids, model.settings.members).unbind(1)
+
+
+def _head_for(loss: RewardLoss, given: HeadSettings) -> HeadSettings:
+    """Let the head predict what the loss needs; one that says otherwise is a mistake."""
+    if given.kind not in ("regression", loss.target):
+        raise UserError(
+            f"RewardModule.head.kind must be {loss.target!r} for {type(loss).__name__}, got "
+            f"{given.kind!r}; leave it out, it follows from the loss"
+        )
+    return replace(given, kind=loss.target, class_values=tuple(loss.class_values))

@@ -4,93 +4,97 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rlff_lightning.metrics.by_dialogue import RankCorrelation
-from rlff_lightning.metrics.reward import RewardQuality
-from rlff_lightning.seeds import derive_seed
+from rlff_lightning.modules.reward_figures import Quality, quality_of, reliability_of, slices_of
 from rlff_lightning.types import LabelledReply
-
-Quality = dict[str, float]
-"""Figures of one model by name."""
 
 FILE = "quality.json"
 
 
-def quality_of(records: Sequence[LabelledReply], scores: Tensor) -> Quality:
-    """Measure scores of labelled replies.
+def report_quality(
+    scores: Mapping[str, Tensor],
+    train: Sequence[LabelledReply],
+    held_out: Sequence[LabelledReply],
+    folder: Path | None,
+) -> Quality:
+    """Measure models on the same replies; write ``quality.json`` and print it as tables.
 
     Args:
-        records: N labelled replies.
-        scores: Predicted rewards, ``(N,)``.
+        scores: Of each model, ``(N,)``; the first is the one that the report is about.
+        train: What they were trained on.
+        held_out: N labelled replies.
+        folder: Where to write; ``None`` neither writes nor prints.
 
     Returns:
-        What ``RewardQuality`` gives, and the 95 % interval of ``spearman`` over dialogues.
+        The first model's figures by name, the others' as ``MODEL/NAME``.
     """
-    labels = torch.tensor([record.value for record in records])
-    quality = RewardQuality()
-    quality.update(
-        scores,
-        labels,
-        torch.tensor([record.standard_error for record in records]),
-        torch.tensor([derive_seed(record.context.id) for record in records]),
-    )
-    correlation = RankCorrelation()
-    dialogues = [derive_seed(record.context.source) for record in records]
-    correlation.update(scores, labels, torch.tensor(dialogues))
-    return quality.compute() | correlation.compute().named("spearman")
-
-
-def write_quality(
-    quality: Mapping[str, Quality],
-    train: Sequence[LabelledReply],
-    held_out: Sequence[LabelledReply],
-    folder: Path,
-) -> None:
-    """Write ``quality.json``; a figure that is not defined is null."""
-    content = {
-        "models": {
-            name: {key: value if math.isfinite(value) else None for key, value in figures.items()}
-            for name, figures in quality.items()
-        },
-        "train": _sizes(train),
-        "test": _sizes(held_out),
+    first, own = next(iter(scores.items()))
+    models = {name: quality_of(held_out, predicted) for name, predicted in scores.items()}
+    if folder is not None:
+        slices = slices_of(held_out, own)
+        content = {
+            "models": models,
+            "slices": slices,
+            "reliability": reliability_of(held_out, own),
+            "train": _sizes(train),
+            "test": _sizes(held_out),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(_finite(content), indent=1) + "\n"
+        (folder / FILE).write_text(text, encoding="utf-8")
+        _print(models, slices, _sizes(train), _sizes(held_out))
+    return {
+        key if name == first else f"{name}/{key}": value
+        for name, figures in models.items()
+        for key, value in figures.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def print_quality(
-    quality: Mapping[str, Quality],
-    train: Sequence[LabelledReply],
-    held_out: Sequence[LabelledReply],
+def _print(
+    models: Mapping[str, Quality],
+    slices: Mapping[str, Mapping[str, Quality]],
+    old: Mapping[str, int],
+    new: Mapping[str, int],
 ) -> None:
-    """Print the comparison as a table."""
-    old, new = _sizes(train), _sizes(held_out)
+    console = Console()
     table = Table(
         title=f"Future-oriented reward of {new['replies']} replies in {new['dialogues']} held-out "
         f"dialogues\n(trained on {old['replies']} replies in {old['dialogues']})"
     )
-    table.add_column("intervals by dialogue", no_wrap=True)
+    table.add_column("95 % by dialogue", no_wrap=True)
     # Pairs are of replies to one context: human dialogues have none.
-    for column in ("Spearman", "95 %", "Pearson", "MSE", "pairs"):
+    for column in ("Spearman", "MSE", "pairs", "calibration"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, figures in quality.items():
-        interval = f"{figures['spearman_low']:.3f} … {figures['spearman_high']:.3f}"
-        is_defined = math.isfinite(figures["spearman"])
+    for name, figures in models.items():
         table.add_row(
             name,
-            _shown(figures["spearman"]),
-            interval if is_defined else "-",
-            _shown(figures["pearson"]) if is_defined else "-",
-            f"{figures['mse']:.4f}",
-            _shown(figures["pairwise_accuracy"]),
+            _bounded(figures, "spearman"),
+            _bounded(figures, "mse"),
+            _bounded(figures, "pairwise_accuracy"),
+            _shown(figures["calibration_error"]),
         )
-    Console().print(table)
+    console.print(table)
+    ceiling = next(iter(models.values()))["pairwise_ceiling"]
+    if math.isfinite(ceiling):
+        console.print(f"Labels this uncertain allow {ceiling:.3f} of the pairs.")
+    table = Table(title="reward_model by turn of the reply and by kind of problem")
+    for column in ("", "replies", "Spearman", "MSE", "pairs"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for kind, parts in slices.items():
+        for name, figures in parts.items():
+            table.add_row(
+                f"{kind} {name}",
+                str(int(figures["replies"])),
+                _bounded(figures, "spearman"),
+                _shown(figures["mse"]),
+                _shown(figures["pairwise_accuracy"]),
+            )
+    console.print(table)
 
 
 def _sizes(records: Sequence[LabelledReply]) -> dict[str, int]:
@@ -100,5 +104,24 @@ def _sizes(records: Sequence[LabelledReply]) -> dict[str, int]:
     }
 
 
+def _bounded(figures: Quality, name: str) -> str:
+    value, low, high = (figures.get(key, math.nan) for key in (name, f"{name}_low", f"{name}_high"))
+    if not (math.isfinite(value) and math.isfinite(low)):
+        return _shown(value)
+    return f"{value:.3f} ({low:.3f} … {high:.3f})"
+
+
 def _shown(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def _finite(content: Any) -> Any:
+    """Let a figure that is not defined be null: JSON knows no nan."""
+    match content:
+        case dict():
+            return {key: _finite(value) for key, value in content.items()}
+        case list():
+            return [_finite(value) for value in content]
+        case float():
+            return content if math.isfinite(content) else None
+    return content

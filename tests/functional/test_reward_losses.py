@@ -27,15 +27,14 @@ LOSSES: list[tuple[RewardLoss, int]] = [
 def labels(
     values: list[float], errors: list[float] | None = None, contexts: list[int] | None = None
 ) -> RewardLabels:
-    """Labels of mean 0.5 and spread 2, without futures."""
+    """Labels of mean 0.5 and spread 2, without futures: targets are (y - 0.5) / 2."""
     return RewardLabels(
         values=torch.tensor(values, dtype=torch.float64),
         standard_errors=torch.tensor(errors or [0.0] * len(values), dtype=torch.float64),
         context_ids=torch.tensor(contexts or [7] * len(values)),
         turn_values=torch.zeros(len(values), 0, dtype=torch.float64),
         turn_mask=torch.zeros(len(values), 0, dtype=torch.bool),
-        mean=0.5,
-        std=2.0,
+        targets=(torch.tensor(values, dtype=torch.float64) - 0.5) / 2,
     )
 
 
