@@ -33,10 +33,15 @@ _CHATTER = (
 )
 
 
+_SHORT = {"--retry-quarantined": "--model.retry_quarantined=true"}
+"""Words for a key that is set for one run, not for good."""
+
+
 class RunCLI(LightningCLI):
     """Parses one Trainer verb, builds what the config names and runs it."""
 
     def __init__(self, argv: list[str]) -> None:
+        argv = [_SHORT.get(word, word) for word in argv]
         self._configs = _config_files(argv)
         raising: dict[str, Any] = {"exit_on_error": False}
         super().__init__(
