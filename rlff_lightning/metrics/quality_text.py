@@ -15,7 +15,7 @@ Likeness = Callable[[str, str], float]
 def words(text: str) -> list[str]:
     """Split lower-cased text into runs of letters and digits, and runs of punctuation."""
     # NLTK takes a second to import, and only these measures need it.
-    from nltk.tokenize import wordpunct_tokenize  # type: ignore[import-untyped]
+    from nltk.tokenize import wordpunct_tokenize
 
     found: list[str] = wordpunct_tokenize(text.lower())
     return found
@@ -52,14 +52,14 @@ def meteor_with_synonyms(reply: str, reference: str) -> float:
 
 
 def _meteor(reply: str, reference: str, **options: Any) -> float:
-    from nltk.translate.meteor_score import single_meteor_score  # type: ignore[import-untyped]
+    from nltk.translate.meteor_score import single_meteor_score
 
     return float(single_meteor_score(words(reference), words(reply), **options))
 
 
 @cache
 def _check_wordnet() -> None:
-    from nltk.corpus import wordnet  # type: ignore[import-untyped]
+    from nltk.corpus import wordnet
 
     try:
         wordnet.ensure_loaded()

@@ -20,10 +20,10 @@ _CATEGORIES = [f"#00c0c{number}" for number in range(NUM_COLOURS)]
 _VARIABLES = {_INK: "--ink", _SOFT: "--soft", _RULE: "--rule"} | {
     colour: f"--c{number}" for number, colour in enumerate(_CATEGORIES)
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
-    "font.size": 8.5,
+    "font.size": 9.5,
     "axes.edgecolor": _RULE,
     "axes.labelcolor": _SOFT,
     "axes.spines.top": False,
@@ -39,6 +39,7 @@ _STYLE = {
     "text.color": _INK,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
+    "legend.fontsize": 9.5,
     "legend.labelcolor": _INK,
 }
 
@@ -57,7 +58,7 @@ def draw(
     name: str,
     description: str,
     paint: Callable[[Axes], None],
-    size: tuple[float, float] = (4.4, 2.7),
+    size: tuple[float, float] = (4.2, 2.7),
 ) -> Markup:
     """Draw one chart.
 

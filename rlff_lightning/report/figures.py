@@ -15,15 +15,9 @@ _FIRST = (
     "rollout/live_success",
     "rollout/reward",
     "val/pairwise_accuracy",
-    "val/spearman",
-    "val/reply_loss",
     "rollout/length",
     "train/kl",
     "train/entropy",
-    "train/mse",
-    "train/reply_loss",
-    "val/mse",
-    "train/engine_mismatch",
 )
 """Keys that say most, in this order; what else was logged follows under a fold."""
 
@@ -65,7 +59,7 @@ def success_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
 
 
 def _by_turn(row: Mapping[str, Any]) -> list[float]:
-    curve = []
+    curve: list[float] = []
     while (value := row.get(f"success_rate_at/{len(curve) + 1}")) is not None:
         curve.append(float(value))
     return curve

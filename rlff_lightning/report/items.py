@@ -68,14 +68,24 @@ def _place(name: str) -> int:
 
 def _episodes(stage: StageFolder) -> Iterator[Item]:
     """Conversations of every policy, as ``simulation.transcripts`` writes them."""
-    for file in sorted((stage.folder / "episodes").glob("*.jsonl")):
-        policy = file.stem.rpartition("-")[0] or file.stem
+    order = list(stage.summary.get("policies") or {})
+    files = [(_policy(file), file) for file in (stage.folder / "episodes").glob("*.jsonl")]
+    for policy, file in sorted(files, key=lambda pair: (_rank(pair[0], order), pair)):
         for row in read_lines(file):
             verdicts = list(zip(row.get("outcomes", []), row.get("values", []), strict=False))
             yield _item("conversation", policy, row) | {
                 "success": bool(row.get("is_success")),
                 "messages": _judged(_messages(row.get("messages", [])), verdicts),
             }
+
+
+def _policy(file: Path) -> str:
+    """Name the policy of an episode file, which is called ``<policy>-<rank>.jsonl``."""
+    return file.stem.rpartition("-")[0] or file.stem
+
+
+def _rank(policy: str, order: Sequence[str]) -> int:
+    return order.index(policy) if policy in order else len(order)
 
 
 def _judged(messages: list[Item], verdicts: Sequence[tuple[str, float]]) -> list[Item]:

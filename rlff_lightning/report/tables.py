@@ -117,12 +117,11 @@ def held_out_table(summary: Mapping[str, Any]) -> Table | None:
             rows.append((f"{policy}, {people}", tuple(cells)))
     if not rows:
         return None
-    columns = ("success rate", "95 %")
-    notes = ()
+    columns, notes = ["success rate", "95 %"], []
     if has_second:
-        columns += ("by the second judge", "95 %", "kappa")
-        notes = (f"The second judge is {held_out['judge'].get('name')}.",)
-    return Table(title="Held out", columns=columns, rows=tuple(rows), notes=notes)
+        columns += ["by the second judge", "95 %", "kappa"]
+        notes.append(f"The second judge is {held_out['judge'].get('name')}.")
+    return Table(title="Held out", columns=tuple(columns), rows=tuple(rows), notes=tuple(notes))
 
 
 def outcome_shares(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:

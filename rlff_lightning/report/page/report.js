@@ -9,6 +9,7 @@
     samples: ["Training samples", "Stage"],
     replies: ["Replies beside the human's", "Stage"],
   };
+  const NUM_LATEST = 4;
   const kinds = Object.keys(KINDS).filter((kind) => items.some((item) => item.kind === kind));
   let shown = [];
   let current = -1;
@@ -118,6 +119,17 @@
     return node;
   }
 
+  // Where something was tried, the latest messages are what it answers.
+  function talk(item) {
+    const cut = item.branches ? Math.max(item.messages.length - NUM_LATEST, 0) : 0;
+    const said = item.messages.map(turn);
+    const latest = make("ol", "talk", ...said.slice(cut));
+    if (!cut) return [latest];
+    const fold = make("details", "", make("summary", "", `${cut} earlier messages`),
+      make("ol", "talk", ...said.slice(0, cut)));
+    return [fold, latest];
+  }
+
   function branch(one, isBest) {
     const figure = one.value ?? one.advantage;
     const error = one.error ? ` \u00b1 ${one.error.toFixed(2)}` : "";
@@ -169,7 +181,7 @@
     if (item.situation) pane.append(make("p", "note", item.situation));
     const others = same(item);
     if (others) pane.append(others);
-    pane.append(make("ol", "talk", ...item.messages.map(turn)));
+    pane.append(...talk(item));
     if (item.branches) {
       const values = item.branches.map((one) => one.value ?? one.advantage ?? null);
       const best = Math.max(...values.filter((value) => value !== null));

@@ -1,0 +1,179 @@
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlff_lightning.errors import UserError
+from rlff_lightning.report.items import read_items
+from rlff_lightning.report.page import render
+from rlff_lightning.report.run_folder import find_run
+
+
+class Page(HTMLParser):
+    """What a browser would find: scripts, addresses, ids and text."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.scripts: list[dict[str, str | None]] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.handlers: list[str] = []
+        self.text = ""
+        self.data = ""
+        self._is_data = False
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.handlers += [name for name in found if name.startswith("on")]
+        self.addresses += [found[key] or "" for key in ("src", "href") if key in found]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        if tag == "script":
+            self.scripts.append(found)
+            self._is_data = found.get("type") == "application/json"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._is_data = self._is_data and tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._is_data:
+            self.data += data
+        else:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(small_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    folder = small_run(tmp_path_factory.mktemp("page") / "run")
+    return Page(render(find_run(folder), max_items=10))
+
+
+def test_what_was_said_is_data_and_never_markup(page: Page) -> None:
+    assert [script.get("type") for script in page.scripts] == ["application/json", None]
+    assert page.handlers == []
+    assert "</script><script>window.harmed" in json.loads(page.data)[0]["messages"][0]["text"]
+    assert "scripted <b>judge</b>" in page.text
+
+
+def test_the_page_asks_for_nothing_from_outside_and_names_nothing_twice(page: Page) -> None:
+    assert all(address.startswith("#") for address in page.addresses)
+    assert len(page.ids) == len(set(page.ids))
+    inside = {address[1:] for address in page.addresses if address != "#"}
+    assert inside <= set(page.ids)
+
+
+def test_every_part_of_a_run_is_on_the_page(page: Page) -> None:
+    for words in (
+        "Goal completion",
+        "33.3 %",  # sft's success rate
+        "16.7 to 46.7",  # and its interval
+        "Goal reached within t turns",
+        "rollout/reward",
+        "train/other",
+        "Reliability of the reward model",
+        "Simulated reward against length",
+        "Response quality: one reply to each of 1 contexts in 1 dialogues",
+    ):
+        assert words in page.text
+    assert "train/never" not in page.text
+
+
+def test_an_item_holds_what_can_be_read_of_it(page: Page) -> None:
+    items: list[dict[str, Any]] = json.loads(page.data)
+    kinds = [item["kind"] for item in items]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "conversation": 6,
+        "futures": 1,
+        "samples": 1,
+        "replies": 1,
+    }
+    first = items[0]["messages"]
+    # The opening message has no verdict; the next seeker's has the first.
+    assert "value" not in first[0]
+    assert (first[2]["outcome"], first[2]["value"]) == ("same", -0.5)
+    assert first[1]["think"] == "explore"
+    best, other = items[kinds.index("futures")]["branches"]
+    assert (best["value"], other["value"]) == (0.75, -0.25)
+    assert best["futures"][1]["messages"][0]["value"] == 0.5
+    sample = items[kinds.index("samples")]["branches"][1]
+    assert (sample["text"], sample["think"], sample["label"]) == ("said 1", "plan 1", "cut off")
+
+
+def test_policies_come_in_the_order_of_the_table(page: Page) -> None:
+    groups = [item["group"] for item in json.loads(page.data) if item["kind"] == "conversation"]
+    assert list(dict.fromkeys(groups)) == ["sft", "rlff"]
+
+
+def test_fewer_items_are_of_the_same_people_for_every_policy(
+    small_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = find_run(small_run(tmp_path / "run"))
+    items = [item for item in read_items(run, max_items=2) if item["kind"] == "conversation"]
+    people = {
+        policy: {item["id"] for item in items if item["group"] == policy}
+        for policy in ("sft", "rlff")
+    }
+    assert len(items) == 4
+    assert people["sft"] == people["rlff"]
+
+
+def test_one_stage_alone_is_a_run(small_run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = small_run(tmp_path / "run")
+    found = Page(render(find_run(folder / "evaluate"), max_items=1))
+    assert "Goal completion" in found.text
+    assert "rollout/reward" not in found.text
+
+
+def test_a_study_has_its_table(tmp_path: Path) -> None:
+    row = {"name": "K=2", "rate": 0.5, "rate_interval": [0.3, 0.7], "rates": [0.4, 0.6]}
+    study = {"study": "Look-ahead", "judge": "scripted", "baseline": "K=0", "rows": [row]}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "summary.json").write_text("{}")
+    text = Page(render(find_run(tmp_path), max_items=1)).text
+    assert "Study: Look-ahead" in text
+    assert "30.0 to 70.0" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("summary.json", "{\n1", r"evaluate/summary.json:2: no JSON"),
+        ("summary.json", "[]", r"evaluate/summary.json: must be a JSON object, got list"),
+        ("metrics.csv", "step,a\n0,1\n1,x\n", r"evaluate/metrics.csv:3: a must be a number .*'x'"),
+        ("episodes/sft-0.jsonl", "{}\n{", r"episodes/sft-0.jsonl:2: no JSON"),
+        ("futures/part-0.parquet", "no", r"futures/part-0.parquet: no part that a report can read"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    small_run: Callable[..., Path], tmp_path: Path, file: str, content: str, message: str
+) -> None:
+    folder = small_run(tmp_path / "run")
+    target = folder / "evaluate" / file
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(content)
+    with pytest.raises(UserError, match=message):
+        render(find_run(folder), max_items=10)
+
+
+def test_a_folder_without_a_stage_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a run must be a folder, found none"):
+        find_run(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"no stage wrote anything here .*metrics\.csv"):
+        find_run(tmp_path)
+
+
+def test_charts_follow_the_theme_of_the_page(
+    small_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    content = render(find_run(small_run(tmp_path / "run")), max_items=10)
+    charts = re.findall(r"<svg.*?</svg>", content, flags=re.DOTALL)
+    assert len(charts) == 6
+    for chart in charts:
+        assert "var(--ink)" in chart or "var(--soft)" in chart
+        # Black, white and stand-ins would be wrong in one of the themes.
+        assert not re.search(r"#(000000|ffffff|00[ac]\w{3})\b", chart)
