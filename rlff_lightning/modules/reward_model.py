@@ -58,7 +58,8 @@ class RewardModule(LightningModule):
         loss: What is minimised.
         labels: What a regression aims at: the labels' ``values``, or their ``ranks`` among the
             training labels, which no extreme label pulls; rewards stay in the labels' unit.
-        probe: Solve the head by ridge regression before the first step.
+        probe: Solve the head by ridge regression before the first step; with a frozen backbone and
+            ``max_epochs: 0`` that is all.
         learning_rate: Peak learning rate of AdamW.
         warmup_fraction: Share of the steps in which the rate rises; it then falls along a cosine.
         weight_decay: Of AdamW.
@@ -264,7 +265,8 @@ class RewardModule(LightningModule):
         return by_step(optimizer, schedule)
 
     @override
-    def on_train_end(self) -> None:
+    def on_fit_end(self) -> None:
+        # Also where no step is taken, because the solved head is all that is wanted.
         self._scorer.mark_trained()
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if not is_trial and self.trainer.is_global_zero:

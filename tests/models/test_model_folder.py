@@ -5,7 +5,7 @@ import pytest
 from rlff_lightning.engines.limits import check_model_folder
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone
-from rlff_lightning.models.model_folder import check_name
+from rlff_lightning.models.model_folder import check_name, model_folder
 
 OFFLINE = "huggingface_hub.constants.HF_HUB_OFFLINE"
 
@@ -64,3 +64,14 @@ def test_models_and_engines_refuse_a_missing_folder_alike() -> None:
             attempt()
         lines.append(str(caught.value))
     assert lines == ["warm_start/model: no such model folder"] * 3
+
+
+def test_a_model_inside_a_package_is_found_and_a_missing_one_names_the_extra() -> None:
+    # Any package with a folder will do: nothing is read from it.
+    found = model_folder("package:rlff_lightning/models")
+    assert (found / "model_folder.py").is_file()
+    check_name("package:rlff_lightning/models")
+    for name in ("package:rlff_lightning/gone", "package:no_such_package/model", "package:a b/c"):
+        with pytest.raises(UserError, match=r"rlff-lightning\[encoder\]") as caught:
+            check_name(name)
+        assert "\n" not in str(caught.value)

@@ -325,7 +325,7 @@ def test_a_head_that_reads_apart_weighs_three_texts_and_two_products():
         for text in (told, heard, said)
     )
     with torch.no_grad():
-        expected = model.head(torch.cat([c, last, r, c * r / 2, last * r / 2]))
+        expected = model.head(torch.cat([c, last, r, c * r / 4, last * r / 4]))
         found = model.forward_apart(told, heard, said)[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
