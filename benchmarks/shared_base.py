@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 from rlff_lightning.models.adapters import policy_without_adapter
 from rlff_lightning.models.backbone import Backbone, LoraSettings
@@ -85,7 +85,9 @@ def write(options: argparse.Namespace) -> dict[str, Any]:
         eos_token_id=0,
     )
     torch.manual_seed(0)
-    Qwen2ForCausalLM(config).save_pretrained(folder / "base")
+    base = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, options.dtype))
+    base.save_pretrained(folder / "base")
+    del base
     words = Tokenizer(WordLevel({"<eos>": 0, "a": 1}, unk_token="<eos>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
     tokenizer.save_pretrained(folder / "base")

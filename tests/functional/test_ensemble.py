@@ -45,5 +45,9 @@ def test_members_draw_contexts_whole_and_each_its_own_share() -> None:
             assert both == pytest.approx(SHARE**2, abs=0.015)
     again = member_draws(ids.flip(0), 4).flip(0)
     assert torch.equal(again, drawn)
-    # Numbers that follow each other are drawn as freely as any.
-    assert member_draws(torch.arange(20_000), 1).double().mean() == pytest.approx(SHARE, abs=0.015)
+    # Numbers that follow each other are drawn as freely as any: a member's draw of one and the
+    # next member's of the number before agree by chance, .632^2 + .368^2.
+    counted = member_draws(torch.arange(20_000), 2)
+    assert counted.double().mean().item() == pytest.approx(SHARE, abs=0.015)
+    agree = (counted[1:, 0] == counted[:-1, 1]).double().mean().item()
+    assert agree == pytest.approx(SHARE**2 + (1 - SHARE) ** 2, abs=0.015)
