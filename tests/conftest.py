@@ -147,6 +147,8 @@ def chat_server(
     command += " --enforce-eager --block-size 32 --kv-cache-memory-bytes 268435456"
     # vLLM on CPU dies where a prompt with a seed is computed in chunks.
     command += " --no-enable-chunked-prefill --max-num-batched-tokens 32768"
+    # So small a model would fill a JSON answer with blanks up to the token limit.
+    command += ' --structured-outputs-config {"backend":"xgrammar","disable_any_whitespace":true}'
     command += " --disable-uvicorn-access-log"
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with log.open("w") as output:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from openai.types.chat import ChatCompletion
@@ -123,16 +124,8 @@ def read_scores(answer: ChatCompletion) -> ScoredPrompt:
 
 
 def unwrapped(texts: Texts) -> Texts:
-    """Take the chosen options out of the JSON that a schema asked for.
-
-    Raises:
-        TransientError: If an answer is no such JSON: cut off by the token limit, for one.
-    """
-    try:
-        chosen = [str(json.loads(text.text)[_KEY]) for text in texts.texts]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise TransientError("bad answer", "no JSON with a choice; max_tokens too low?") from None
-    return texts._replace(texts=tuple(ChatText(text=option) for option in chosen))
+    """Take the chosen options out of the JSON that a schema asked for; what is none stays."""
+    return texts._replace(texts=tuple(map(_unwrapped, texts.texts)))
 
 
 def option_logps(scored: Sequence[ScoredPrompt]) -> tuple[float, ...]:
@@ -170,6 +163,14 @@ def _text(choice: Choice) -> ChatText:
         raise TransientError("bad answer", "a choice without a message of text")
     is_finished = getattr(choice, "finish_reason", None) != "length"
     return ChatText(text=content, is_finished=is_finished, reasoning=thought or "")
+
+
+def _unwrapped(text: ChatText) -> ChatText:
+    try:
+        return replace(text, text=str(json.loads(text.text)[_KEY]))
+    except (json.JSONDecodeError, KeyError, TypeError):
+        # Cut off by the token limit, or the server knows no schema: the rule's parser will see.
+        return text
 
 
 def _tokens(answer: ChatCompletion) -> tuple[int, int]:

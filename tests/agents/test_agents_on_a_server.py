@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rlff_lightning.agents.base import Cast
+from rlff_lightning.agents.critic_rule import CriticRule
 from rlff_lightning.agents.language_model_critic import LanguageModelCritic
 from rlff_lightning.agents.language_model_seeker import LanguageModelSeeker
 from rlff_lightning.agents.prompted_supporter import PromptedSupporter
@@ -21,6 +22,7 @@ from rlff_lightning.types import Conversation, Message
 # The server starts within the first test that needs it, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(900)
 
+TWO = CriticRule(name="two", samples=2)
 FAULTS = ("drop", "503", "500", "429 after 0.1", "garbage", "page", "empty")
 
 
@@ -40,7 +42,7 @@ def cast_of(url: str, cards: str, **settings: Any) -> Cast:
     return Cast(
         PromptedSupporter(model(), temperature=1.0, max_tokens=24, max_empty_retries=12),
         LanguageModelSeeker(model(), cards, temperature=1.0, max_tokens=24, max_empty_retries=12),
-        LanguageModelCritic(model(), "default", "choice", max_tokens=64),
+        LanguageModelCritic(model(), TWO, "choice", max_tokens=64),
     )
 
 
