@@ -1,6 +1,5 @@
 """Keep simulated futures: a store that goes on after an interruption, and a page to read."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +122,8 @@ def _identity(trainer: Trainer, module: SimulationModule) -> Identity:
     if settings.get("contexts") is None:
         settings["contexts"] = describe(module.contexts)
     # As they are, not as they are named: what is left out takes its default from here.
-    settings["candidates"] = asdict(module.candidates)
-    settings["futures"] = asdict(module.simulator.settings)
+    settings["candidates"] = describe(module.candidates)
+    settings["futures"] = describe(module.simulator.settings)
     prints = {name: agent.fingerprint for name, agent in agents.items() if agent.fingerprint}
     return identity_of(
         {**settings, "seed": module.seed, "judge": module.cast.critic.name, "prompts": prints}

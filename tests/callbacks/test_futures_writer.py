@@ -101,6 +101,18 @@ def test_a_run_that_would_write_other_rows_is_refused_with_the_difference(
     assert read_parts(tmp_path / "futures") == before
 
 
+def test_a_proposer_is_a_part_of_what_a_run_is(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    def propose(skill: float) -> CandidateSettings:
+        return CandidateSettings(proposer=MixedSupporter(skill), num_proposed=2)
+
+    first = simulate(tmp_path, quiet_trainer, 4, 4, candidates=propose(0.0))
+    assert {record.origin for record in first} == {"policy", "proposer"}
+    with pytest.raises(UserError, match=r"candidates\.proposer\.skill was 0\.0, is 0\.5"):
+        simulate(tmp_path, quiet_trainer, 6, 4, candidates=propose(0.5))
+
+
 def test_contexts_that_were_given_up_wait_in_quarantine_until_they_are_asked_for(
     quiet_trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
