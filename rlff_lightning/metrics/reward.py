@@ -114,16 +114,17 @@ class RewardQuality(nn.Module):
 
     Args:
         num_bins: Bins of the calibration error.
+        **kwargs: See ``torchmetrics.Metric``; ``sync_on_compute=False`` where every rank holds all.
     """
 
-    def __init__(self, num_bins: int = 10) -> None:
+    def __init__(self, num_bins: int = 10, **kwargs: Any) -> None:
         super().__init__()
-        self.mse = MeanSquaredError()
-        self.pearson = PearsonCorrCoef()
-        self.spearman = SpearmanCorrCoef()
-        self.pairwise_accuracy = WithinContextPairwiseAccuracy()
-        self.pairwise_ceiling = WithinContextCeiling()
-        self.calibration_error = CalibrationError(num_bins)
+        self.mse = MeanSquaredError(**kwargs)
+        self.pearson = PearsonCorrCoef(**kwargs)
+        self.spearman = SpearmanCorrCoef(**kwargs)
+        self.pairwise_accuracy = WithinContextPairwiseAccuracy(**kwargs)
+        self.pairwise_ceiling = WithinContextCeiling(**kwargs)
+        self.calibration_error = CalibrationError(num_bins, **kwargs)
 
     def update(
         self, scores: Tensor, labels: Tensor, standard_errors: Tensor, context_ids: Tensor

@@ -32,7 +32,9 @@ def quality_of(records: Sequence[LabelledReply], scores: Tensor) -> Quality:
     labels = _labels(records)
     contexts = torch.tensor([derive_seed(record.context.id) for record in records])
     dialogues = torch.tensor([derive_seed(record.context.source) for record in records])
-    quality, correlation = RewardQuality(), RankCorrelation()
+    # The rank that asks holds all replies, and others may not ask: nothing is gathered.
+    quality = RewardQuality(sync_on_compute=False)
+    correlation = RankCorrelation(sync_on_compute=False)
     errors = torch.tensor([record.standard_error for record in records])
     quality.update(scores, labels, errors, contexts)
     correlation.update(scores, labels, dialogues)
