@@ -71,6 +71,12 @@ def test_the_pipeline_runs_on_dialogues_given_on_the_command_line(
     # A constant has no rank correlation: not 0, not nan, but nothing.
     assert quality["models"]["training_mean"]["spearman"] is None
 
+    replies = json.loads((tmp_path / "out/quality/summary.json").read_text())
+    assert set(replies["supporters"]) == {"warm_start", "rlff", "human", "human_elsewhere"}
+    assert replies["strategies"] == sorted({strategy for _, strategy, *_ in STEPS})
+    # The same three contexts as the samples'.
+    assert (replies["contexts"], replies["dialogues"]) == (3, 1)
+
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert set(summary["supporters"]) == {"warm_start", "rlff", "human", "human_elsewhere"}
     # One dialogue of the ten that are left is held out, with three replies.

@@ -1,0 +1,137 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlff_lightning.agents.base import Supporter
+from rlff_lightning.data.replies import FileReplies, Replies, ScriptedReplies
+from rlff_lightning.errors import UserError
+from rlff_lightning.models.backbone import Backbone
+from rlff_lightning.modules.quality import QualityModule
+from rlff_lightning.types import Conversation, Message
+
+SCRIPT = Path(__file__).with_name("quality_in_a_fresh_process.py")
+
+
+class Knowing(Supporter):
+    """Gives the very reply that the human gave, or none."""
+
+    def __init__(self, data: Replies, *, is_silent: bool = False) -> None:
+        data.setup("test")
+        pairs = [pair for batch in data.test_dataloader() for pair in batch]
+        self.replies = {context.id: reply for context, reply in pairs}
+        self.is_silent = is_silent
+
+    def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
+        silence = Message(role="supporter", text="", failure="the server is gone")
+        known = [self.replies[conversation.id] for conversation in conversations]
+        return [silence] * len(known) if self.is_silent else known
+
+
+def scripted() -> ScriptedReplies:
+    return ScriptedReplies(num_dialogues=40, corpus_seed=6, batch_size=4, val_fraction=0.1)
+
+
+def measure(
+    folder: Path, make: Callable[..., Any], data: Replies, **settings: Any
+) -> dict[str, Any]:
+    policies = {"knowing": Knowing(data), "silent": Knowing(data, is_silent=True)}
+    make(folder).test(QualityModule(policies, batch_size=7, **settings), data, verbose=False)
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+def test_the_humans_own_words_are_as_like_as_can_be_and_silence_is_unlike(
+    quiet_trainer: Callable[..., Any], tmp_path: Path, pocket_folder: Path
+) -> None:
+    summary = measure(tmp_path, quiet_trainer, scripted(), bert_model=Backbone(str(pocket_folder)))
+    rows = summary["supporters"]
+    assert list(rows) == ["knowing", "silent", "human", "human_elsewhere"]
+    knowing, silent, human = rows["knowing"], rows["silent"], rows["human"]
+    for name in ("bleu_2", "bleu_4", "rouge_l", "strategy_accuracy"):
+        assert knowing[name] == pytest.approx(1)
+        assert silent[name] == 0
+        assert knowing[name] > rows["human_elsewhere"][name] > 0
+    assert knowing["bert_score"] == pytest.approx(1, abs=1e-4)
+    assert silent["bert_score"] == silent["meteor_no_synonyms"] == 0
+    # One chunk of n words costs .5 / n^3: METEOR of a text with itself is a little below 1.
+    assert 0.99 < knowing["meteor_no_synonyms"] < 1
+    assert (silent["empty"], silent["words"], human["empty"]) == (1, 0, 0)
+    # The human is the yardstick of form and has no likeness to itself.
+    assert human == {name: knowing[name] for name in human}
+    assert "rouge_l" not in human
+    # Everybody's strategies are those of the corpus, and all human replies name one.
+    assert {"question", "suggest"} <= set(summary["strategies"])
+    assert human["strategy_share/(none named)"] == 0
+
+
+def test_replies_are_written_for_people_to_read(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    summary = measure(tmp_path, quiet_trainer, scripted())
+    rows = [json.loads(line) for line in (tmp_path / "replies" / "0.jsonl").open()]
+    assert len(rows) == summary["contexts"]
+    assert len({row["id"].split("/")[0] for row in rows}) == summary["dialogues"] == 4
+    for row in rows:
+        assert row["messages"][-1]["role"] == "seeker"
+        assert row["replies"]["knowing"] == row["replies"]["human"]
+        assert row["replies"]["silent"]["failure"] == "the server is gone"
+    own = [row["replies"]["human"]["content"] for row in rows]
+    assert sorted(own) == sorted(row["replies"]["human_elsewhere"]["content"] for row in rows)
+
+
+def test_one_dialogue_has_no_interval_and_no_strategy_no_share(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    roles = ("user", "assistant", "user", "assistant")
+    said = [{"role": role, "content": f"I say {n}."} for n, role in enumerate(roles)]
+    file = tmp_path / "talk.jsonl"
+    file.write_text(json.dumps({"messages": said}) + "\n" + json.dumps({"messages": said}) + "\n")
+    data = FileReplies([str(file)], val_fraction=0.5)
+    row = measure(tmp_path, quiet_trainer, data)["supporters"]["knowing"]
+    assert row["rouge_l"] == pytest.approx(1)
+    assert row["rouge_l_low"] is None
+    assert not any(name.startswith("strategy") for name in row)
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_give_the_table_of_one(tmp_path: Path) -> None:
+    summaries = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        command = [sys.executable, str(SCRIPT), str(devices), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        summaries.append(json.loads((folder / "summary.json").read_text()))
+    one, two = (summary.pop("supporters") for summary in summaries)
+    assert summaries[0] == summaries[1]
+    # An odd number of contexts: the Trainer repeats one to give both processes as many.
+    assert summaries[0]["contexts"] % 2 == 1
+    for name in one:
+        assert two[name] == pytest.approx(one[name], abs=1e-6)
+    rows = [(tmp_path / "2" / "replies" / f"{rank}.jsonl").read_text() for rank in (0, 1)]
+    assert sum(len(text.splitlines()) for text in rows) == summaries[0]["contexts"]
+
+
+def test_mistakes_are_told_before_anything_is_asked() -> None:
+    policy = Knowing(scripted())
+    with pytest.raises(UserError, match=r"policies must name a supporter, got none"):
+        QualityModule({})
+    with pytest.raises(UserError, match=r"policies must not be named 'human'"):
+        QualityModule({"human": policy})
+    with pytest.raises(UserError, match=r"batch_size must be at least 1, got 0"):
+        QualityModule({"knowing": policy}, batch_size=0)
+
+
+def test_wordnet_is_asked_for_by_name_where_it_is_missing(
+    quiet_trainer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    with pytest.raises(UserError, match="METEOR with synonyms needs NLTK's WordNet data"):
+        measure(tmp_path, quiet_trainer, scripted(), use_wordnet=True)
