@@ -150,10 +150,7 @@ def test_an_exported_adapter_has_them_too_wherever_it_is_loaded_from(
     main([str(run), "--output", str(output)])
     monkeypatch.chdir(tmp_path)
     assert logps_of(Backbone(str(output)).build()) == pytest.approx(trained, abs=1e-6)
-    engine = VLLMEngine(
-        str(run / "warm_start" / "model"), max_model_len=64, kv_cache_gib=0.03, enable_lora=True
-    )
-    engine.load_adapter(output, version=0)
+    engine = VLLMEngine(str(output), max_model_len=64, kv_cache_gib=0.03, enable_lora=True)
     assert flat(engine.logps(PROMPTS, COMPLETIONS)) == pytest.approx(trained, abs=2e-5)
     engine.close()
 
@@ -308,5 +305,5 @@ def test_a_checkpoint_of_another_model_is_refused(run: Path, tmp_path: Path) -> 
     (stage.parent / "warm_start").symlink_to(run / "warm_start")
     file = stage / "checkpoints" / "last.ckpt"
     file.symlink_to(run / "policy" / "checkpoints" / "last.ckpt")
-    with pytest.raises(UserError, match="another shape for .*lora_A"):
+    with pytest.raises(UserError, match=r"another shape for .*lora_A"):
         main([str(file), "--output", str(tmp_path / "out")])

@@ -1,0 +1,88 @@
+"""Which keys to turn where a planned stage does not fit."""
+
+from rlff_lightning.commands.plan_memory import GIB, Estimate, cache_bytes_per_token
+from rlff_lightning.commands.plan_stage import PlannedStage
+
+HEADROOM = 0.95
+"""Share of a device's memory that may be planned; fragmentation takes some."""
+
+
+def advise(stage: PlannedStage, estimate: Estimate, memory: int, *, is_gpu: bool) -> list[str]:
+    """Say what is too large, largest gain first, and the keys that make it smaller.
+
+    Args:
+        stage: What is planned.
+        estimate: Its memory.
+        memory: Of the device, bytes.
+        is_gpu: The device is a GPU.
+
+    Returns:
+        A line for each key; none if the stage fits.
+    """
+    lines = _too_small_cache(stage, estimate, memory, is_gpu=is_gpu)
+    over = estimate.total - int(memory * HEADROOM)
+    if over <= 0:
+        return lines
+    turns = sorted(_turns(stage, estimate), reverse=True)
+    return [*lines, *(f"{key} ({_gib(gain)} less)" for gain, key in turns if gain > 0)]
+
+
+def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
+    model = "policy" if stage.kind == "policy" else "backbone"
+    static, size = estimate.static, estimate.size
+    turns: list[tuple[int, str]] = []
+    if not stage.model.gradient_checkpointing:
+        gain = estimate.kept - estimate.recomputed
+        turns.append((gain, f"model.init_args.{model}.gradient_checkpointing: true"))
+    if stage.batch.groups > 1:
+        key = (
+            "trainer.accumulate_grad_batches higher"
+            if stage.kind == "policy"
+            else "data.init_args.batch_size lower, trainer.accumulate_grad_batches higher"
+        )
+        gain = int(size("activations") * (1 - 1 / stage.batch.groups))
+        turns.append((gain, f"{key}: one context per micro-batch"))
+    else:
+        key = "chat.max_prompt_tokens, rollout.max_tokens or rollout.group_size"
+        turns.append((size("activations") // 2, f"model.init_args.{key} halved"))
+    if stage.model.adapter is None:
+        trained = static.optimizer + static.trained
+        turns.append((trained, f"model.init_args.{model}.adapter: {{rank: 16}}"))
+    elif stage.model.quantize is None:
+        turns.append((static.weights * 2 // 3, f"model.init_args.{model}.quantize: nf4"))
+    if not stage.is_sharded and stage.processes > 1:
+        gain = static.weights + static.adapter + static.optimizer + static.trained
+        gain = gain * (stage.processes - 1) // stage.processes
+        turns.append((gain, "trainer.strategy: ModelParallelStrategy"))
+    if stage.reward and not stage.shares_base and stage.model.adapter:
+        turns.append((size("reward model"), "scorers: RewardModelScorer.share_base: true"))
+    turns.append((size("scoring"), "scorers: RewardModelScorer.batch_size lower"))
+    turns.append((size("reference"), "objective.kl_coef: 0, or a LoRA policy"))
+    if stage.engine is not None:
+        needed = stage.max_length * min(stage.completions, 8)
+        spare = size("engine cache") - needed * cache_bytes_per_token(stage, is_gpu=True)
+        turns.append((spare, "engine: gpu_memory_utilization lower"))
+        if not stage.engine.get("quantization"):
+            turns.append((size("engine weights") // 3, "engine: quantization: fp8"))
+    return turns
+
+
+def _too_small_cache(
+    stage: PlannedStage, estimate: Estimate, memory: int, *, is_gpu: bool
+) -> list[str]:
+    if stage.engine is None or estimate.cache_tokens is None:
+        return []
+    if estimate.cache_tokens >= stage.max_length:
+        return []
+    missing = stage.max_length * cache_bytes_per_token(stage, is_gpu=is_gpu)
+    if not is_gpu:
+        return [f"engine: kv_cache_gib at least {missing / GIB:.2f}: it must hold one sequence"]
+    engine = estimate.size("engine weights") + estimate.size("engine work") + missing
+    return [
+        f"engine: gpu_memory_utilization at least {engine / memory:.2f}, or quantization: fp8: "
+        "its share must hold its weights and one sequence"
+    ]
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

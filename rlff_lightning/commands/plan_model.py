@@ -1,0 +1,137 @@
+"""Finds the model that a stage trains, though nothing has run and no weight is there.
+
+A model that an earlier stage of the same folder is to write has that stage's architecture.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlff_lightning.commands.shipped import config_folder
+from rlff_lightning.commands.stages import read_stages
+from rlff_lightning.errors import UserError
+from rlff_lightning.models.backbone import LanguageModel, LoraSettings
+from rlff_lightning.models.pocket import PocketSettings, build_pocket_model
+from rlff_lightning.models.without_weights import build_without_weights, read_model_config
+
+Resolve = Callable[[Path], Mapping[str, Any]]
+"""Reads a stage's whole config."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedModel:
+    """A model that is planned with, not loaded."""
+
+    name: str
+    """As the config has it."""
+    architecture: Any
+    """Its configuration in transformers."""
+    adapter: LoraSettings | None = None
+    """Adapters that are trained."""
+    quantize: Literal["nf4"] | None = None
+    """How frozen weights are packed."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights or of arithmetic."""
+    gradient_checkpointing: bool = False
+    """Activations are computed again."""
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers, L."""
+        number: int = self.architecture.get_text_config().num_hidden_layers
+        return number
+
+    def build(
+        self,
+        num_layers: int | None,
+        *,
+        has_head: bool = True,
+        gradient_checkpointing: bool | None = None,
+    ) -> LanguageModel:
+        """Build it without weights; see ``build_without_weights``."""
+        recomputes = self.gradient_checkpointing
+        return build_without_weights(
+            self.architecture,
+            adapter=self.adapter,
+            quantize=self.quantize,
+            dtype=self.dtype,
+            gradient_checkpointing=(
+                recomputes if gradient_checkpointing is None else gradient_checkpointing
+            ),
+            has_head=has_head,
+            num_layers=num_layers,
+        )
+
+
+def planned_model(
+    settings: Mapping[str, Any], config: Path, resolve: Resolve, architecture: str | None = None
+) -> PlannedModel:
+    """Describe the model of a ``Backbone`` in a config.
+
+    Args:
+        settings: The backbone's keys.
+        config: The stage's file; names of earlier stages' outputs are looked up beside it.
+        resolve: Reads such a stage's config.
+        architecture: File or folder that says the architecture, instead of the model's name.
+
+    Raises:
+        UserError: If the architecture cannot be found.
+    """
+    name = str(settings["model_name_or_path"])
+    adapter = LoraSettings(**settings["adapter"]) if settings.get("adapter") else None
+    quantize, origin = settings.get("quantize"), name
+    while (earlier := _earlier_stage(origin, config)) is not None:
+        arguments = resolve(earlier)["model"]["init_args"]
+        if pocket := arguments.get("pocket"):
+            return PlannedModel(
+                name=name, architecture=pocket_architecture(pocket), adapter=adapter
+            )
+        written = arguments.get("backbone") or arguments.get("policy") or {}
+        # A stage that trains an adapter writes one, and the next trains the same on.
+        adapter = adapter or (
+            LoraSettings(**written["adapter"]) if written.get("adapter") else None
+        )
+        if "quantize" not in settings:
+            # A reward model is loaded as it was trained.
+            quantize = quantize or written.get("quantize")
+        origin = str(written["model_name_or_path"])
+    return PlannedModel(
+        name=origin,
+        architecture=read_model_config(architecture or _shape_of(origin)),
+        adapter=adapter,
+        quantize=quantize,
+        dtype=settings.get("dtype", "float32"),
+        gradient_checkpointing=bool(settings.get("gradient_checkpointing")),
+    )
+
+
+def _earlier_stage(name: str, config: Path) -> Path | None:
+    """Find the config of the stage that is to write ``<stage>/...``."""
+    stage = name.partition("/")[0]
+    if Path(name).exists() or not list(config.parent.glob(f"[0-9]*_{stage}.*.yaml")):
+        return None
+    return next(found.config for found in read_stages(config.parent) if found.name == stage)
+
+
+def pocket_architecture(settings: Mapping[str, Any]) -> Any:
+    """Give the architecture of a model that a warm start trains from scratch."""
+    sizes = PocketSettings(**{**settings, "seed": 0})
+    return build_pocket_model(
+        sizes.vocab_size,
+        eos_id=0,
+        pad_id=0,
+        hidden_size=sizes.hidden_size,
+        num_layers=sizes.num_layers,
+        num_heads=sizes.num_heads,
+        max_positions=sizes.max_positions,
+    ).config
+
+
+def _shape_of(name: str) -> str:
+    """Take a shipped architecture of that name where the model itself is not at hand."""
+    try:
+        file = config_folder() / "recipes" / "shapes" / f"{Path(name).name}.json"
+    except UserError:
+        return name
+    return str(file) if file.is_file() and not Path(name).exists() else name

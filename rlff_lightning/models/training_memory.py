@@ -1,0 +1,275 @@
+"""What one micro-batch of training takes beside weights: the real code, run on fake tensors.
+
+Deep models are followed at two small depths; each moment of the pass grows linearly with depth.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from rlff_lightning.functional.log_probs import (
+    ACCELERATOR_CHUNK_ELEMENTS,
+    CPU_CHUNK_ELEMENTS,
+    MIN_CHUNK_ROWS,
+    token_logps,
+)
+from rlff_lightning.models.backbone import LanguageModel
+from rlff_lightning.models.group_inputs import Sharing, group_inputs
+from rlff_lightning.models.memory_timeline import MemoryTimeline, Peak
+from rlff_lightning.models.output_head import head_replaced, output_head
+
+DEPTHS = (2, 4)
+"""Decoder layers of the two models that are followed."""
+Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
+_WINDOWS = ((None, "head"), ("head", "first layer"), ("first layer", None))
+"""Up to the output head's backward, through the layers, and from the first layer to the end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Groups of one forward and backward pass, at their greatest length."""
+
+    groups: int
+    """Contexts, N."""
+    group_size: int
+    """Replies to each, G."""
+    prompt_tokens: int
+    """Of each context, P."""
+    reply_tokens: int
+    """Of each reply, T."""
+    sharing: Sharing = "padded"
+    """Whether a group's context is computed once; ``auto`` as on a CPU."""
+
+
+class Followed(NamedTuple):
+    """Memory of a pass beside weights, gradients of earlier micro-batches and optimizer, bytes."""
+
+    gradients: int
+    """Of the trained weights, at the peak."""
+    logits: int
+    """Chunks of logits, at the peak."""
+    activations: int
+    """All else at the peak: what backward needs, and what is being computed."""
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak."""
+        return self.gradients + self.logits + self.activations
+
+
+def chunk_rows(vocab_size: int, device: str) -> int:
+    """Rows whose logits exist at once on a device, as ``token_logps`` chooses them."""
+    elements = CPU_CHUNK_ELEMENTS if device == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    return max(MIN_CHUNK_ROWS, elements // vocab_size)
+
+
+def follow_training(
+    build: Callable[[int | None], LanguageModel],
+    batch: MicroBatch,
+    *,
+    num_layers: int,
+    precision: Precision = "32-true",
+    device: str = "cpu",
+    has_kept_gradients: bool = False,
+) -> Followed:
+    """Follow the memory of one forward and backward pass.
+
+    peak(L) = max over windows of a_w + b_w L
+
+    Args:
+        build: Builds the model without weights with so many layers, or all of them.
+        batch: What it computes.
+        num_layers: Decoder layers of the whole model, L.
+        precision: Of the arithmetic.
+        device: Type of device that is meant, which decides the size of chunks.
+        has_kept_gradients: Gradients of earlier micro-batches of the same update exist already;
+            they are counted as gradients.
+
+    Returns:
+        The peak by what it is for.
+    """
+    if num_layers <= max(DEPTHS):
+        peaks = _follow(build(None), batch, precision, device, has_kept_gradients)
+        return _parts(max(peaks, key=lambda peak: peak.total))
+    low, high = (
+        _follow(build(depth), batch, precision, device, has_kept_gradients) for depth in DEPTHS
+    )
+    windows = [_deeper(a, b, num_layers) for a, b in zip(low, high, strict=True)]
+    return _parts(max(windows, key=lambda peak: peak.total))
+
+
+def follow_scoring(
+    build: Callable[[int | None], LanguageModel], batch: MicroBatch, *, precision: Precision
+) -> int:
+    """Follow one pass without gradient; its peak does not grow with depth.
+
+    Args:
+        build: As in ``follow_training``, a model without output head.
+        batch: What it scores.
+        precision: Of the arithmetic.
+
+    Returns:
+        Bytes beside the weights.
+    """
+    model = _with_precision(build(1), precision)
+    inputs = group_inputs(model, batch.sharing, *_tokens(batch), with_last_token=True).inputs
+    with _faked(model, inputs) as (given, timeline), torch.no_grad():  # noqa: SIM117
+        with _arithmetic(precision), timeline:
+            model(**given, use_cache=False)
+    return timeline.peak().total
+
+
+def _deeper(low: Peak, high: Peak, num_layers: int) -> Peak:
+    first, second = DEPTHS
+    steps = (num_layers - second) / (second - first)
+    labels = {*low.by_label, *high.by_label}
+    parts = {}
+    for label in labels:
+        a, b = low.by_label.get(label, 0), high.by_label.get(label, 0)
+        parts[label] = max(int(b + steps * (b - a)), 0)
+    return Peak(int(high.total + steps * (high.total - low.total)), parts)
+
+
+def _parts(peak: Peak) -> Followed:
+    gradients, logits = (peak.by_label.get(name, 0) for name in ("gradients", "logits"))
+    return Followed(gradients, logits, max(peak.total - gradients - logits, 0))
+
+
+def _follow(
+    model: LanguageModel,
+    batch: MicroBatch,
+    precision: Precision,
+    device: str,
+    has_kept_gradients: bool,
+) -> list[Peak]:
+    model = _with_precision(model, precision)
+    has_head = model.get_output_embeddings() is not None
+    tokens = _tokens(batch)
+    groups = group_inputs(model, batch.sharing, *tokens, with_last_token=not has_head)
+    extra = {"read": groups.predictors if has_head else groups.last, "tokens": tokens[2].flatten()}
+    with _faked(model, groups.inputs | extra) as (given, timeline):
+        read, targets = given.pop("read"), given.pop("tokens")
+        _watch_first_layer(model, timeline)
+        if has_kept_gradients:
+            for weight in _trained(model):
+                weight.grad = torch.empty_like(weight)
+        with timeline:
+            with _arithmetic(precision):
+                loss = (
+                    _score(model, given, read, targets, timeline, device)
+                    if has_head
+                    else _read(model, given, read, timeline)
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+        kept = [weight.grad for weight in _trained(model) if weight.grad is not None]
+        timeline.relabel(kept, "gradients")
+    peaks = [timeline.peak(start, end) for start, end in _WINDOWS]
+    if not has_kept_gradients:
+        return peaks
+    size = sum(weight.nbytes for weight in kept)
+    return [
+        Peak(p.total + size, p.by_label | {"gradients": p.by_label.get("gradients", 0) + size})
+        for p in peaks
+    ]
+
+
+def _score(
+    model: LanguageModel,
+    given: dict[str, Any],
+    read: Tensor,
+    targets: Tensor,
+    timeline: MemoryTimeline,
+    device: str,
+) -> Tensor:
+    """Compute as ``group_logps`` does, whose masks would need real values."""
+    head = output_head(model)
+
+    def score(hidden: Tensor) -> Tensor:
+        hidden.register_hook(lambda _: timeline.mark("head"))
+        stats = token_logps(
+            hidden.flatten(0, 1)[read],
+            head.weight,
+            targets,
+            chunk_size=chunk_rows(head.weight.shape[0], device),
+            bias=head.bias,
+        )
+        return torch.stack([stats.logps, stats.entropy.detach()])
+
+    with head_replaced(head, score):
+        logps: Tensor = model(**given, use_cache=False).logits
+    return logps[0].sum()
+
+
+def _read(
+    model: LanguageModel, given: dict[str, Any], read: Tensor, timeline: MemoryTimeline
+) -> Tensor:
+    hidden: Tensor = model(**given, use_cache=False).last_hidden_state
+    hidden.register_hook(lambda _: timeline.mark("head"))
+    return hidden.flatten(0, 1)[read].float().sum()
+
+
+def _watch_first_layer(model: nn.Module, timeline: MemoryTimeline) -> None:
+    """Note when backward leaves the second layer: what follows is the pass's end."""
+    layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+
+    def watch(module: nn.Module, args: Any, kwargs: Any) -> None:
+        states = args[0] if args else kwargs["hidden_states"]
+        if states.requires_grad:
+            states.register_hook(lambda _: timeline.mark("first layer"))
+
+    layers[min(1, len(layers) - 1)].register_forward_pre_hook(watch, with_kwargs=True)
+
+
+def _tokens(batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    prompts = torch.zeros(batch.groups, batch.prompt_tokens, dtype=torch.long)
+    replies = torch.zeros(batch.groups * batch.group_size, batch.reply_tokens, dtype=torch.long)
+    return prompts, torch.ones_like(prompts).bool(), replies, torch.ones_like(replies).bool()
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def _with_precision(model: LanguageModel, precision: Precision) -> LanguageModel:
+    return model.to(torch.bfloat16) if precision == "bf16-true" else model
+
+
+def _arithmetic(precision: Precision) -> Any:
+    if precision == "bf16-mixed":
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def _faked(
+    model: nn.Module, inputs: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], MemoryTimeline]]:
+    """Give all weights and inputs a device but no memory; yield the inputs and a timeline."""
+    vocab = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for module in model.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    fake = torch.empty(weight.shape, dtype=weight.dtype)
+                    module._parameters[name] = nn.Parameter(fake, weight.requires_grad)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        model.tie_weights()  # type: ignore[operator]
+        given = {
+            name: mode.from_tensor(value) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+        }
+        known = [*model.parameters(), *model.buffers()]
+        known += [value for value in given.values() if isinstance(value, Tensor)]
+
+        def label(tensor: Tensor) -> str:
+            is_logits = tensor.dim() == 2 and tensor.shape[1] == vocab
+            return "logits" if is_logits else "activations"
+
+        yield given, MemoryTimeline(label, known)
