@@ -20,6 +20,19 @@ def drop_other_versions(folder: Path, version: int) -> None:
             shutil.rmtree(other)
 
 
+def base_and_adapter(model_name_or_path: str) -> tuple[str, Path | None]:
+    """Tell a model from a folder that holds a LoRA adapter.
+
+    Returns:
+        The model itself and ``None``, or the adapter's base and the adapter's folder.
+    """
+    folder = Path(model_name_or_path)
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return model_name_or_path, None
+    return json.loads(file.read_text())["base_model_name_or_path"], folder
+
+
 def check_adapter_folder(folder: Path, max_rank: int | None = None) -> None:
     """Refuse a folder without a PEFT LoRA adapter in safetensors, or with too large a rank.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rlff_lightning.engines.adapter_folder import check_adapter_folder
+from rlff_lightning.engines.adapter_folder import base_and_adapter, check_adapter_folder
 from rlff_lightning.engines.base import Completion, Engine, Sampling
 from rlff_lightning.engines.host_state import host_kept, rng_kept
 from rlff_lightning.engines.limits import check_model_folder, check_requests, check_sampling
@@ -20,6 +20,9 @@ from rlff_lightning.errors import UserError
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
     from vllm.lora.request import LoRARequest
+
+_INITIAL_ID = 2**30
+"""vLLM's id of an adapter that the engine begins with: far from those of versions."""
 
 
 class VLLMEngine(Engine):
@@ -33,10 +36,13 @@ class VLLMEngine(Engine):
     same step, after the strategy has set up ``torch.distributed``.
 
     Args:
-        model_name_or_path: Folder in Hugging Face format with safetensors, or a hub name. On CPU
-            vLLM computes attention only with head sizes that are multiples of 32.
+        model_name_or_path: Folder in Hugging Face format with safetensors, a folder with a LoRA
+            adapter (its base is served with it; needs ``enable_lora``), or a hub name. On CPU vLLM
+            computes attention only with head sizes that are multiples of 32.
         max_model_len: Most tokens of a prompt and its completion together.
         dtype: Weights and computation; ``auto`` is float32 on CPU and the checkpoint's on a GPU.
+        quantization: How vLLM packs the weights when it loads them, e.g. ``fp8`` on a GPU; the
+            trainer's log-probabilities then differ, see ``PolicyModule.max_mismatch``.
         max_num_seqs: Most sequences computed at once; more wait for their turn.
         max_num_batched_tokens: Most tokens computed in one step; at least ``max_model_len`` on
             CPU, where it is 32768 if left out. On a GPU vLLM chooses.
@@ -60,6 +66,7 @@ class VLLMEngine(Engine):
         *,
         max_model_len: int = 2048,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        quantization: str | None = None,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int | None = None,
         block_size: int | None = None,
@@ -75,6 +82,7 @@ class VLLMEngine(Engine):
         self.model_name_or_path = model_name_or_path
         self.max_model_len = max_model_len
         self.dtype = dtype
+        self.quantization = quantization
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.block_size = block_size
@@ -129,15 +137,18 @@ class VLLMEngine(Engine):
             raise UserError("VLLMEngine.enable_lora must be true to serve an adapter, got false")
         if version <= self._last_version:
             raise ValueError(f"version must be above {self._last_version}, got {version}")
+        # vLLM's ids begin at 1; one used twice would serve cached prefixes of the old adapter.
+        self._serve(folder, f"version-{version}", version + 1)
+        self._last_version = version
+
+    def _serve(self, folder: Path, name: str, number: int) -> None:
         check_adapter_folder(folder, self.max_lora_rank)
         from vllm.lora.request import LoRARequest
 
         engine = self._running().llm_engine
         if self._adapter is not None:
             engine.remove_lora(self._adapter.lora_int_id)
-        # vLLM's ids begin at 1; one used twice would serve cached prefixes of the old adapter.
-        self._adapter = LoRARequest(f"version-{version}", version + 1, str(folder))
-        self._last_version = version
+        self._adapter = LoRARequest(name, number, str(folder))
         with rng_kept():
             engine.add_lora(self._adapter)
         self._running().reset_prefix_cache()
@@ -186,15 +197,22 @@ class VLLMEngine(Engine):
         if self._is_closed:
             raise RuntimeError("VLLMEngine is closed; make a new one")
         if self._llm is None:
-            check_model_folder("VLLMEngine", self.model_name_or_path)
+            base, adapter = base_and_adapter(self.model_name_or_path)
+            if adapter is not None and not self.enable_lora:
+                raise UserError(
+                    f"VLLMEngine.enable_lora must be true to serve {adapter}, an adapter, got false"
+                )
+            check_model_folder("VLLMEngine", base)
             prepare_process()
             with host_kept(own_prefix="VLLM_"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
-                self._llm = self._start()
+                self._llm = self._start(base)
             engine_opened(self._llm)
+            if adapter is not None:
+                self._serve(adapter, "initial", _INITIAL_ID)
         return self._llm
 
-    def _start(self) -> "LLM":
+    def _start(self, base: str) -> "LLM":
         try:
             from vllm import LLM
         except ModuleNotFoundError as error:
@@ -212,7 +230,8 @@ class VLLMEngine(Engine):
         on_device = self._cpu_settings() if current_platform.is_cpu() else self._gpu_settings()
         try:
             return LLM(
-                self.model_name_or_path,
+                base,
+                quantization=self.quantization,
                 max_model_len=self.max_model_len,
                 max_num_seqs=self.max_num_seqs,
                 seed=self.seed,

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from rlff_lightning.engines.adapter_folder import (
+    base_and_adapter,
     check_adapter_folder,
     drop_other_versions,
     version_folder,
@@ -46,3 +47,9 @@ def test_other_adapters_and_half_written_ones_are_refused(tmp_path):
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"must hold adapter_model\.safetensors"):
         check_adapter_folder(tmp_path)
+
+
+def test_an_adapter_folder_is_told_from_a_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    assert base_and_adapter(str(tmp_path)) == ("some/base", tmp_path)
+    assert base_and_adapter("some/base") == ("some/base", None)
