@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from rlff_lightning.commands.child import run_child
 from rlff_lightning.commands.markers import DONE, Plan, plan_stage, read_marker
+from rlff_lightning.commands.overlay import overlay_files
 from rlff_lightning.commands.run_stage import StageRunner
 from rlff_lightning.commands.stages import (
     Argument,
@@ -101,7 +102,11 @@ def _parser(arguments: Sequence[Argument], stages: Sequence[Stage]) -> argparse.
     parser.add_argument("dir", metavar="DIR", help="folder of stage configs; comes first")
     parser.add_argument("--run", metavar="RUNDIR", help="what is written (default: runs/<DIR>)")
     parser.add_argument("--seed", type=int, help="sets seed_everything of every stage")
-    parser.add_argument("--overlay", metavar="FILE", help="config on top of every stage's")
+    parser.add_argument(
+        "--overlay",
+        metavar="FILE",
+        help="config on top of every stage's, or a folder of <stage>.yaml",
+    )
     parser.add_argument("--only", nargs="+", metavar="STAGE", choices=names, help="these stages")
     parser.add_argument(
         "--from", dest="restart", metavar="STAGE", choices=names, help="run anew from here on"
@@ -146,10 +151,8 @@ def _overrides(
 ) -> dict[str, list[str]]:
     overrides: dict[str, list[str]] = {stage.name: [] for stage in stages}
     if options.overlay is not None:
-        if not Path(options.overlay).is_file():
-            raise UserError(f"rlff pipeline: --overlay: {options.overlay} is missing")
-        for words in overrides.values():
-            words += ["--config", str(Path(options.overlay).absolute())]
+        for name, files in overlay_files(Path(options.overlay), stages).items():
+            overrides[name] += [word for file in files for word in ("--config", str(file))]
     if options.seed is not None:
         for words in overrides.values():
             words.append(f"--seed_everything={options.seed}")
