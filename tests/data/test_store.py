@@ -93,6 +93,15 @@ def test_a_part_that_is_not_whole_is_seen_by_no_reader(tmp_path: Path) -> None:
     assert list(pd.read_parquet(tmp_path)["reply"]) == ["a"]
 
 
+def test_the_store_opens_in_duckdb(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    write_part([reply("a"), reply("b")], tmp_path / "part-000-00000.parquet", [0, 1], [0, 1])
+    write_part([reply("c")], tmp_path / "part-001-00000.parquet", [2], [2])
+    (tmp_path / "_manifest.json").write_text("{}")
+    query = f"select reply, origin from '{tmp_path}/*.parquet' order by context_number"
+    assert duckdb.sql(query).fetchall() == [(text, "policy") for text in "abc"]
+
+
 def test_a_folder_without_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must hold labelled replies"):
         read_parts(tmp_path / "futures")
