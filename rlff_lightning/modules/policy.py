@@ -182,7 +182,7 @@ class PolicyModule(LightningModule, Learner):
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         reduce = self.trainer.strategy.reduce
-        self.log_dict(self._update.close(lambda sums: reduce(sums, reduce_op="sum")))  # type: ignore[return-value]
+        self.log_dict(self._update.close(lambda sums: reduce(sums, reduce_op="sum")))
         assert self.experience is not None
         self.log_dict(self.experience.report)
         for name, short in (("rollout/reward", "reward"), ("rollout/live_success", "live")):

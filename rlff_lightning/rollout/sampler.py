@@ -20,7 +20,7 @@ from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import Conversation
 
-NUM_PROBES = 4
+NUM_PROBES = 2
 """Prompts whose tokens prove a sync."""
 
 
