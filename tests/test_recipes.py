@@ -129,7 +129,7 @@ def test_adapters_go_on_every_linear_layer_but_the_head_over_four_bits(model: st
     adapted = planned(model).build(None)
     counts = count_parameters(adapted)
     assert counts == (PARAMETERS[model], ADAPTER[model], ADAPTER[model])
-    names = {n.split(".")[-3] for n, _ in adapted.named_parameters() if ".lora_A." in n}
+    names = {n.split(".")[-4] for n, _ in adapted.named_parameters() if ".lora_A." in n}
     assert names == TARGETS
     assert len(sharding_units(adapted)) == LAYERS[model]
     packed = [n for n, p in adapted.named_parameters() if not p.is_floating_point()]

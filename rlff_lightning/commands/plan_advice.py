@@ -63,7 +63,7 @@ def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
         spare = size("engine cache") - needed * cache_bytes_per_token(stage, is_gpu=True)
         turns.append((spare, "engine: gpu_memory_utilization lower"))
         if not stage.engine.get("quantization"):
-            turns.append((size("engine weights") // 3, "engine: quantization: fp8"))
+            turns.append((size("engine weights") // 3, "engine: quantization: fp8_per_tensor"))
     return turns
 
 
@@ -79,8 +79,8 @@ def _too_small_cache(
         return [f"engine: kv_cache_gib at least {missing / GIB:.2f}: it must hold one sequence"]
     engine = estimate.size("engine weights") + estimate.size("engine work") + missing
     return [
-        f"engine: gpu_memory_utilization at least {engine / memory:.2f}, or quantization: fp8: "
-        "its share must hold its weights and one sequence"
+        f"engine: gpu_memory_utilization at least {engine / memory:.2f}, or "
+        "quantization: fp8_per_tensor: its share must hold its weights and one sequence"
     ]
 
 

@@ -199,7 +199,7 @@ def _engine_weights(
     if not engine.get("quantization"):
         return numbers * size
     # Embedding and output head stay as they are.
-    outside = architecture.vocab_size * architecture.hidden_size
+    outside: int = architecture.vocab_size * architecture.hidden_size
     outside *= 1 if architecture.tie_word_embeddings else 2
     return (numbers - outside) + outside * size
 
@@ -210,5 +210,4 @@ def cache_bytes_per_token(stage: PlannedStage, *, is_gpu: bool) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     size = _TWO_BYTES if is_gpu else _FOUR_BYTES
-    layers: int = config.num_hidden_layers
-    return 2 * layers * int(heads) * int(width) * size
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(width) * size

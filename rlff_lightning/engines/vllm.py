@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
     from vllm.lora.request import LoRARequest
 
+Quantization = Literal["fp8_per_tensor", "fp8_per_block", "fp8_per_channel"]
+"""What vLLM makes of 16-bit weights while it loads them."""
+
 _INITIAL_ID = 2**30
 """vLLM's id of an adapter that the engine begins with: far from those of versions."""
 
@@ -41,7 +44,7 @@ class VLLMEngine(Engine):
             computes attention only with head sizes that are multiples of 32.
         max_model_len: Most tokens of a prompt and its completion together.
         dtype: Weights and computation; ``auto`` is float32 on CPU and the checkpoint's on a GPU.
-        quantization: How vLLM packs the weights when it loads them, e.g. ``fp8`` on a GPU; the
+        quantization: How vLLM packs the weights when it loads them, on a GPU; the
             trainer's log-probabilities then differ, see ``PolicyModule.max_mismatch``.
         max_num_seqs: Most sequences computed at once; more wait for their turn.
         max_num_batched_tokens: Most tokens computed in one step; at least ``max_model_len`` on
@@ -66,7 +69,7 @@ class VLLMEngine(Engine):
         *,
         max_model_len: int = 2048,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-        quantization: str | None = None,
+        quantization: Quantization | None = None,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int | None = None,
         block_size: int | None = None,

@@ -87,7 +87,7 @@ def plain_model(model: nn.Module, dtype: torch.dtype | None = None) -> PreTraine
     with torch.device("meta"):
         shell: PreTrainedModel = type(base)(config)
     if getattr(base, "pooler", True) is None:  # an encoder's trunk has none
-        shell.pooler = None
+        setattr(shell, "pooler", None)  # noqa: B010
     weights = dict(merged_weights(model, dtype))
     if left_out := {name for name, _ in shell.named_parameters()} ^ weights.keys():
         raise RuntimeError(f"Merging left out {sorted(left_out)}")

@@ -22,7 +22,7 @@ class Peak(NamedTuple):
     """The same by what it was for."""
 
 
-class MemoryTimeline(TorchDispatchMode):
+class MemoryTimeline(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes allocations while it is active.
 
     Args:
@@ -31,7 +31,7 @@ class MemoryTimeline(TorchDispatchMode):
     """
 
     def __init__(self, label: Callable[[Tensor], str], known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._label = label
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}

@@ -1,7 +1,7 @@
 """What a model holds all the time: weights, adapter, optimizer, and the sizes of its parts."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -61,7 +61,7 @@ def static_memory(
     )
 
 
-def _count(model: LanguageModel, dtype: torch.dtype | None) -> StaticMemory:
+def _count(model: Any, dtype: torch.dtype | None) -> StaticMemory:
     if dtype is not None:
         model = model.to(dtype)
     weights = adapter = trained = numbers = trained_numbers = 0

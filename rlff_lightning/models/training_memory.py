@@ -190,7 +190,7 @@ def _score(
     head = output_head(model)
 
     def score(hidden: Tensor) -> Tensor:
-        hidden.register_hook(lambda _: timeline.mark("head"))
+        hidden.register_hook(lambda _: timeline.mark("head"))  # type: ignore[no-untyped-call]
         stats = token_logps(
             hidden.flatten(0, 1)[read],
             head.weight,
@@ -209,7 +209,7 @@ def _read(
     model: LanguageModel, given: dict[str, Any], read: Tensor, timeline: MemoryTimeline
 ) -> Tensor:
     hidden: Tensor = model(**given, use_cache=False).last_hidden_state
-    hidden.register_hook(lambda _: timeline.mark("head"))
+    hidden.register_hook(lambda _: timeline.mark("head"))  # type: ignore[no-untyped-call]
     return hidden.flatten(0, 1)[read].float().sum()
 
 
@@ -235,7 +235,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in model.parameters() if weight.requires_grad]
 
 
-def _with_precision(model: LanguageModel, precision: Precision) -> LanguageModel:
+def _with_precision(model: Any, precision: Precision) -> Any:
     return model.to(torch.bfloat16) if precision == "bf16-true" else model
 
 
@@ -250,7 +250,7 @@ def _faked(
     model: nn.Module, inputs: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], MemoryTimeline]]:
     """Give all weights and inputs a device but no memory; yield the inputs and a timeline."""
-    vocab = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
+    vocab = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for module in model.modules():
             for name, weight in module._parameters.items():

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig
 
@@ -47,10 +48,11 @@ def read_model_config(name_or_file: str) -> PretrainedConfig:
             "file itself, or a model in the hub's cache"
         )
     try:
-        return AutoConfig.from_pretrained(str(file))
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(file))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{file}: no model architecture: {reason}") from error
+    return config
 
 
 def _cached(name: str) -> str | None:
@@ -87,7 +89,7 @@ def build_without_weights(
         config.num_hidden_layers = num_layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:num_layers]
-    kind = AutoModelForCausalLM if has_head else AutoModel
+    kind: Any = AutoModelForCausalLM if has_head else AutoModel
     with torch.device("meta"):
         base = kind.from_config(config, dtype=_DTYPES[dtype], attn_implementation="sdpa")
         if quantize:
@@ -124,7 +126,7 @@ def sharding_units(model: nn.Module) -> list[str]:
     Raises:
         UserError: If transformers names no block of this architecture.
     """
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     blocks = set(getattr(base, "_no_split_modules", None) or ())
     units = [n for n, module in model.named_modules() if type(module).__name__ in blocks]
     if not units:
@@ -168,9 +170,9 @@ class _FourBitProduct(torch.autograd.Function):
         return grads[0] @ grads[0].new_empty(ctx.shape), None, None, None
 
 
-def _stand_in_four_bits(model: nn.Module, compute: torch.dtype) -> None:
+def _stand_in_four_bits(model: Any, compute: torch.dtype) -> None:
     model.requires_grad_(False)
-    head = getattr(model, "get_output_embeddings", lambda: None)()
+    head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module is not head:
             owner, _, leaf = name.rpartition(".")
