@@ -91,9 +91,8 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(
         "model: {init_args: {chat: {max_prompt_tokens: 160}, rollout: {max_tokens: 12}}}\n"
     )
     line = "It has to do with my exam and with my job.\n"
-    assert converse(run, line * 4, "--no-transcript") == 0
-    assert "does not see the first" in capsys.readouterr().out
     assert converse(run, line * 12, "--no-transcript") == 0
+    assert "does not see the first" in capsys.readouterr().out
     assert converse(run, "word " * 500 + "\n", "--no-transcript") == 0
     assert "too long" in capsys.readouterr().out
 
