@@ -108,14 +108,16 @@ class Meter:
         setattr(owner, method, run)
 
     def watch_memory(self) -> None:
-        """Forget earlier peaks: what follows is measured against what is held now."""
+        """Before the first update: forget earlier peaks, measure against what is held now."""
+        if self.peak_mb:
+            return
         ctypes.CDLL(None).malloc_trim(0)  # what was freed but is kept for later is not held
         Path("/proc/self/clear_refs").write_text("5")
         self._base_mb = _status_mb("VmRSS")
 
     def read_memory(self) -> None:
-        """Note the peak since ``watch_memory``."""
-        self.peak_mb = _status_mb("VmHWM") - self._base_mb
+        """After the first update: note the peak. Later ones are left alone: they are timed."""
+        self.peak_mb = self.peak_mb or _status_mb("VmHWM") - self._base_mb
 
     def serve(self, row: Callable[[], dict[str, float]]) -> None:
         """At an iteration's end: report it, then wait until the next one is asked for."""
