@@ -17,9 +17,8 @@ from rlff_lightning.metrics.quality_text import meteor_without_synonyms, rouge_l
 from rlff_lightning.types import Message
 
 STRATEGIES = ["Question", "Reflection of feelings", "Feelings", "Others"]
-WORDS = (
-    "I see you , feel so sad ; it's a hard time . exam could try to talk ? (really) 3.5%".split()
-)
+TEXT = "I see you , feel so sad ; it's a hard time . exam could try to talk ? (really) 3.5%"
+WORDS = TEXT.split()
 
 
 def say(text: str, strategy: str = "", reasoning: str = "") -> Message:
