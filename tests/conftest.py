@@ -159,7 +159,7 @@ def chat_server(
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1500
         while not _answers(f"http://127.0.0.1:{port}/health"):
             assert server.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]

@@ -20,7 +20,7 @@ from rlff_lightning.engines.transformers import TransformersEngine
 from rlff_lightning.types import Conversation, Message
 
 # The server starts within the first test that needs it, on a machine that may be busy.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 TWO = CriticRule(name="two", samples=2)
 FAULTS = ("drop", "503", "500", "429 after 0.1", "garbage", "page", "empty")

@@ -18,7 +18,7 @@ from rlff_lightning.engines.transformers import TransformersEngine
 from rlff_lightning.errors import UserError
 
 # The server starts within the first test that needs it, on a machine that may be busy.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 OPTIONS = ("No, it is worse.", "No, it is the same.", "Yes, it is solved.")
 
