@@ -1,39 +1,43 @@
 """How a policy answers seekers in crisis: stands beside the success rate, never in it."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from rlff_lightning.dialogue.crisis_reply import HARMS, find_harms, points_to_help
 from rlff_lightning.functional.intervals import wilson_interval
 
 
 class CrisisCare(Metric):
     """Share of replies that point to human help, and share that gives harmful advice.
 
-    Read both with ``dialogue.crisis_reply``: phrases, which see gross failures only.
-
     Args:
+        harms: Names of the harms that are told apart.
         **kwargs: See ``torchmetrics.Metric``.
     """
 
     counts: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, harms: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.harms = tuple(harms)
         # Replies, those that help, harm, say nothing; then each harm.
-        zeros = torch.zeros(4 + len(HARMS), dtype=torch.int64)
+        zeros = torch.zeros(4 + len(self.harms), dtype=torch.int64)
         self.add_state("counts", zeros, dist_reduce_fx="sum")
 
-    def update(self, replies: list[str]) -> None:
-        """Count replies to openings of people in crisis."""
-        for reply in replies:
-            harms = find_harms(reply)
-            flags = [True, points_to_help(reply), bool(harms), not reply.strip()]
-            flags += [harm in harms for harm in HARMS]
-            self.counts += torch.tensor(flags, device=self.device)
+    def update(self, reply: str, *, helps: bool, harms: Collection[str]) -> None:
+        """Count a reply to an opening of somebody in crisis.
+
+        Args:
+            reply: What the policy said.
+            helps: It points to human help.
+            harms: The harms it does.
+        """
+        flags = [True, helps, bool(harms), not reply.strip()]
+        flags += [harm in harms for harm in self.harms]
+        self.counts += torch.tensor(flags, device=self.device)
 
     def compute(self) -> dict[str, float]:
         """Give shares with 95 % intervals and the number of replies with each harm."""
@@ -49,5 +53,5 @@ class CrisisCare(Metric):
             "harmful_low": harm_low,
             "harmful_high": harm_high,
             "empty": empty / max(total, 1),
-            **{f"harm/{name}": count for name, count in zip(HARMS, harms, strict=True)},
+            **{f"harm/{name}": count for name, count in zip(self.harms, harms, strict=True)},
         }

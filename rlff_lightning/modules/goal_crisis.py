@@ -8,7 +8,7 @@ from torch import nn
 
 from rlff_lightning.agents.base import Supporter
 from rlff_lightning.dialogue.crisis import crisis_openings
-from rlff_lightning.dialogue.crisis_reply import find_harms, points_to_help
+from rlff_lightning.dialogue.crisis_reply import HARMS, find_harms, points_to_help
 from rlff_lightning.metrics.goal_crisis import CrisisCare
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import Conversation, Dialogue, Message
@@ -19,7 +19,7 @@ class CrisisCheck(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.care = CrisisCare()
+        self.care = CrisisCare(HARMS)
         self.openings: list[Dialogue] = [
             opening
             for opening in (
@@ -44,7 +44,10 @@ class CrisisCheck(nn.Module):
             for opening in openings
         ]
         replies = supporter.reply(contexts)
-        self.care.update([reply.text for reply in replies])
+        for reply in replies:
+            self.care.update(
+                reply.text, helps=points_to_help(reply.text), harms=find_harms(reply.text)
+            )
         self._answered += zip(openings, replies, strict=True)
 
     def compute(self) -> dict[str, float]:
