@@ -33,8 +33,6 @@ from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.futures import FutureSettings
 from rlff_lightning.types import Conversation
 
-MAX_TOKENS = 48
-
 
 class Sampled(NamedTuple):
     """A prompt with the length that its completion came to."""
@@ -91,26 +89,30 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="folder; an untrained pocket model if left out")
     parser.add_argument("--contexts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--futures", type=int, default=2, help="per candidate")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = options.model or Path(name)
         if options.model is None:
             build_pocket(folder)
         engine = RecordingEngine(folder, 2048 if options.cast == "models" else 1024)
-        measure(engine, cast_of(options.cast, engine), options.contexts, options.rounds)
+        cast = cast_of(options.cast, engine, options.max_tokens)
+        futures = FutureSettings(num_futures=options.futures, look_ahead=4)
+        measure(engine, cast, futures, options.contexts, options.rounds)
         engine.close()
     return 0
 
 
-def cast_of(kind: str, engine: RecordingEngine) -> Cast:
+def cast_of(kind: str, engine: RecordingEngine, max_tokens: int) -> Cast:
     """Let the engine play one role or all three."""
     if kind == "scripted":
-        supporter = LanguageModelSupporter(engine, temperature=1.0, max_tokens=MAX_TOKENS)
+        supporter = LanguageModelSupporter(engine, temperature=1.0, max_tokens=max_tokens)
         return Cast(supporter, ScriptedSeeker(), ScriptedCritic())
-    model = EngineChatModel(engine, max_prompt_tokens=2048 - MAX_TOKENS)
+    model = EngineChatModel(engine, max_prompt_tokens=2048 - max_tokens)
     return Cast(
-        PromptedSupporter(model, max_tokens=MAX_TOKENS),
-        ScriptedOpening(model, max_tokens=MAX_TOKENS),
+        PromptedSupporter(model, max_tokens=max_tokens),
+        ScriptedOpening(model, max_tokens=max_tokens),
         LanguageModelCritic(model, max_tokens=16),
     )
 
@@ -123,9 +125,10 @@ class ScriptedOpening(LanguageModelSeeker):
         return ScriptedSeeker().open(seeds)
 
 
-def measure(engine: RecordingEngine, cast: Cast, num_contexts: int, rounds: int) -> None:
+def measure(
+    engine: RecordingEngine, cast: Cast, futures: FutureSettings, num_contexts: int, rounds: int
+) -> None:
     """Print tokens per second of both sides, and turns per second together and one by one."""
-    futures = FutureSettings(num_futures=2, look_ahead=4)
     module = SimulationModule(*cast, futures=futures, num_contexts=num_contexts, seed=0)
     module.predict_step(range(4), 0)
     for number in range(rounds):
@@ -144,7 +147,7 @@ def measure(engine: RecordingEngine, cast: Cast, num_contexts: int, rounds: int)
         )
     opened = cast.seeker.open(range(num_contexts))
     turns = [0, 0]
-    few = max(num_contexts // 8, 1)
+    few = max(num_contexts // 16, 1)
 
     def together() -> None:
         turns[0] = sum(len(e.verdicts) for e in play(opened, cast, max_turns=4))
