@@ -120,6 +120,7 @@ def test_a_mistake_in_a_config_is_told_by_file_line_and_key(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["--trainer.max_step=2"], "unknown key trainer.max_step; did you mean trainer.max_step"),
         (["--trainer.max_stepz=2"], "unknown key trainer.max_stepz; did you mean trainer.max_step"),
         (["--trainer.precision=fp17"], "trainer.precision: must be"),
         (["--model=gone.yaml"], "model: file gone.yaml is missing"),

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
                 )
                 if status:
                     return status
-        write_summary(run, stages)
+        write_summary(run, plans)
     return 0
 
 

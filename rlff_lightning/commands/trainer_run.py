@@ -43,7 +43,8 @@ class RunCLI(LightningCLI):
     def __init__(self, argv: list[str]) -> None:
         argv = [_SHORT.get(word, word) for word in argv]
         self._configs = _config_files(argv)
-        raising: dict[str, Any] = {"exit_on_error": False}
+        # Without abbreviations: `--trainer.max_step` would be taken for `--trainer.max_steps`.
+        raising: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             LightningModule,
             # Data is typed but optional: a module may bring its own loaders.

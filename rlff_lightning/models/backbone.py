@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -157,7 +158,7 @@ class Backbone:
                 output_loading_info=True,
                 **options,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"{name}: cannot be loaded as a model: {_line(error)}") from error
         if getattr(model, "pooler", None) is not None:
             model.pooler = None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlff_lightning.cli import main
-from rlff_lightning.commands.markers import DONE
+from rlff_lightning.commands.markers import DONE, Plan
 from rlff_lightning.commands.stages import Stage
 from rlff_lightning.commands.summary import write_summary
 
@@ -170,8 +170,23 @@ def test_list_and_help_start_nothing(toy: Path, capsys: pytest.CaptureFixture[st
     assert not Path("runs").exists()
 
 
+def finished(run: Path, name: str, fingerprint: str) -> Plan:
+    """A stage that ended as it is planned, or as it was planned once."""
+    (run / name).mkdir()
+    marker = {"wall_s": 1.0, "fingerprint": fingerprint}
+    (run / name / DONE).write_text(json.dumps(marker))
+    stage = Stage(name=name, verb="fit", config=Path(name))
+    return Plan(stage=stage, argv=(), reads={}, inputs={}, fingerprint="now")
+
+
 def test_a_run_without_summary_writes_none(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / DONE).write_text('{"wall_s": 1.0}')
-    write_summary(tmp_path, [Stage(name="a", verb="fit", config=Path("a"))])
+    write_summary(tmp_path, [finished(tmp_path, "a", "now")])
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_figures_of_a_stage_that_has_changed_are_not_given_for_the_runs(tmp_path: Path) -> None:
+    plans = [finished(tmp_path, "a", "now"), finished(tmp_path, "b", "then")]
+    for folder in (tmp_path, tmp_path / "b"):
+        (folder / "summary.json").write_text('{"policies": {}}')
+    write_summary(tmp_path, plans)
     assert not (tmp_path / "summary.json").exists()

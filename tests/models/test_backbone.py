@@ -194,6 +194,14 @@ def test_a_folder_without_a_tokenizer_is_one_line(pocket_folder: Path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_file_of_weights_is_one_line(pocket_folder: Path):
+    file = pocket_folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match="cannot be loaded as a model: ") as error:
+        Backbone(str(pocket_folder)).build()
+    assert "\n" not in str(error.value)
+
+
 def test_missing_weights_are_not_replaced_by_random_ones(pocket_folder: Path):
     weights = load_file(pocket_folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
