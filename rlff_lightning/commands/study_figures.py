@@ -59,27 +59,53 @@ class Row:
 def read_cell(run: Path, study: Study, arm: str, seed: int) -> Cell:
     """Read a finished run.
 
+    The policy's figures are those of the run's summary, and so those of its last stage. Those of a
+    reference may also come from an earlier stage, which arms that do not change it share.
+
     Raises:
-        UserError: If it has no summary, or the summary lacks the policy.
+        UserError: If it has no summary, a policy is in none, or two judges have judged.
     """
     file = run / "summary.json"
     if not file.is_file():
         raise UserError(f"{run}: the pipeline's last stage must write summary.json")
     summary = json.loads(file.read_text(encoding="utf-8"))
-    policies = summary.get("policies", {})
-    for name in (study.policy, *study.references):
-        if name not in policies:
-            raise UserError(f"{file}: no policy {name!r} in it, only {', '.join(policies)}")
-    judge = summary.get("judge", {})
+    earlier = [
+        json.loads(found.read_text(encoding="utf-8"))
+        for stage in reversed(study.stages[:-1])
+        if (found := run / stage.name / "summary.json").is_file()
+    ]
+    rows = {
+        name: _row_of(name, [summary] if name == study.policy else [summary, *earlier], file)
+        for name in (study.policy, *study.references)
+    }
     return Cell(
         arm=arm,
         seed=seed,
-        figures=policies[study.policy],
-        references={name: policies[name] for name in study.references},
-        judge=f"{judge.get('name')} #{judge.get('hash')}, {judge.get('max_turns')} turns",
+        figures=rows[study.policy],
+        references={name: rows[name] for name in study.references},
+        judge=_judge(summary),
         wall_s=float(summary.get("wall_s", 0.0)),
         is_success=_episodes(run / study.stages[-1].name / "episodes", study.policy),
     )
+
+
+def _row_of(name: str, summaries: Sequence[Mapping[str, Any]], file: Path) -> Mapping[str, Any]:
+    for summary in summaries:
+        if name in (policies := summary.get("policies", {})):
+            if _judge(summary) != _judge(summaries[0]):
+                raise UserError(
+                    f"{file}: policy {name} must be judged as the others are, by "
+                    f"{_judge(summaries[0])}, got {_judge(summary)}"
+                )
+            row: Mapping[str, Any] = policies[name]
+            return row
+    known = ", ".join(key for summary in summaries for key in summary.get("policies", {}))
+    raise UserError(f"{file}: no policy {name!r} in it, only {known}")
+
+
+def _judge(summary: Mapping[str, Any]) -> str:
+    judge = summary.get("judge", {})
+    return f"{judge.get('name')} #{judge.get('hash')}, {judge.get('max_turns')} turns"
 
 
 def _episodes(folder: Path, policy: str) -> dict[str, bool]:

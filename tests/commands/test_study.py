@@ -22,14 +22,16 @@ model:
   class_path: rlff_lightning.modules.goal.GoalModule
   init_args:
     policies:
-      own:
-        class_path: {SCRIPTED}.supporter.MixedSupporter
-        init_args: {{skill: 0.9, haste: 0.0}}
-      optimum: {{class_path: {SCRIPTED}.supporter.OptimalSupporter}}
+      {{policy}}
     seeker: {{class_path: {SCRIPTED}.seeker.ScriptedSeeker}}
     critic: {{class_path: {SCRIPTED}.seeker.ScriptedCritic}}
     num_episodes: 40
 """
+OPTIMUM = f"optimum: {{class_path: {SCRIPTED}.supporter.OptimalSupporter}}"
+OWN = f"""\
+own:
+        class_path: {SCRIPTED}.supporter.MixedSupporter
+        init_args: {{skill: 0.9, haste: 0.0}}"""
 STUDY = """\
 pipeline: .
 policy: own
@@ -46,8 +48,12 @@ arms:
 def toy(tmp_path: Path) -> Path:
     folder = tmp_path / "toy"
     folder.mkdir()
-    (folder / "1_first.test.yaml").write_text(STAGE.replace("{name}", "first"))
-    (folder / "2_evaluate.test.yaml").write_text(STAGE.replace("{name}", "evaluate"))
+    for file, name, policy in (
+        ("1_references.test.yaml", "references", OPTIMUM),
+        ("2_evaluate.test.yaml", "evaluate", OWN),
+    ):
+        stage = STAGE.replace("{name}", name).replace("{policy}", policy)
+        (folder / file).write_text(stage)
     (folder / "study.yaml").write_text(STUDY)
     return folder
 
