@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -138,46 +139,95 @@ def long_pocket_folder(tmp_path_factory: pytest.TempPathFactory, pocket_folder: 
     return folder
 
 
+_ON_CPU = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHON": sys.executable,
+}
+_SMALL = (
+    "--served-model-name pocket --host 127.0.0.1 --dtype float32 --enforce-eager --block-size 32 "
+    # vLLM on CPU dies where a prompt with a seed is computed in chunks.
+    "--no-enable-chunked-prefill --max-num-batched-tokens 32768 --disable-uvicorn-access-log"
+)
+
+
+class Server:
+    """A process that serves on a port of its own; ``url`` is its API's."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port)],
+                env={**os.environ, **_ON_CPU},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 1500
+        while not _answers(f"http://127.0.0.1:{self.port}/health"):
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.5)
+
+    def kill(self) -> None:
+        """Kill it and the processes that it started, as a node does that loses power."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
 @pytest.fixture(scope="session")
 def chat_server(
     tmp_path_factory: pytest.TempPathFactory, long_pocket_folder: Path
 ) -> Iterator[str]:
     """The address of a real vLLM server, which knows its model as ``pocket``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-    environment |= {"OMP_NUM_THREADS": "1"}
-    command = f"-m vllm.entrypoints.openai.api_server --model {long_pocket_folder}"
-    command += f" --served-model-name pocket --host 127.0.0.1 --port {port} --dtype float32"
-    command += " --enforce-eager --block-size 32 --kv-cache-memory-bytes 268435456"
-    # vLLM on CPU dies where a prompt with a seed is computed in chunks.
-    command += " --no-enable-chunked-prefill --max-num-batched-tokens 32768"
+    command = f"-m vllm.entrypoints.openai.api_server --model {long_pocket_folder} {_SMALL}"
+    command += " --kv-cache-memory-bytes 268435456"
     # So small a model would fill a JSON answer with blanks up to the token limit.
     command += ' --structured-outputs-config {"backend":"xgrammar","disable_any_whitespace":true}'
-    command += " --disable-uvicorn-access-log"
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, *command.split()],
-            env={**os.environ, **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    server = Server([sys.executable, *command.split()], log)
     try:
-        deadline = time.monotonic() + 1500
-        while not _answers(f"http://127.0.0.1:{port}/health"):
-            assert server.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
+        server.wait()
+        yield server.url
     finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def pool_servers(
+    tmp_path_factory: pytest.TempPathFactory, pocket_folder: Path
+) -> Iterator[list[Server]]:
+    """Two real vLLM servers that take adapters and weights; a test may kill them."""
+    script = Path(__file__).parents[1] / "configs" / "launch" / "vllm_server.sh"
+    flags = f"{_SMALL} --kv-cache-memory-bytes 67108864 --enable-lora --max-lora-rank 8".split()
+    folder = tmp_path_factory.mktemp("pool")
+    servers = [
+        Server([str(script), str(pocket_folder), *flags], folder / f"{number}.txt")
+        for number in range(2)
+    ]
+    try:
+        for server in servers:
             server.wait()
+        yield servers
+    finally:
+        for server in servers:
+            server.close()
 
 
 def _answers(url: str) -> bool:

@@ -18,7 +18,7 @@ FLOORS = [
     {"cli", "commands", "report"},
 ]
 ONLY_IN = {
-    "vllm": ("engines/vllm.py",),
+    "vllm": ("engines/vllm.py", "engines/vllm_transfer.py"),
     "transformers": ("models/", "engines/transformers.py"),
     "peft": ("models/", "engines/transformers.py"),
     "bitsandbytes": ("models/", "engines/transformers.py"),

@@ -18,6 +18,7 @@ WITHOUT_EFFECT = frozenset(
         # How fast engines and servers are, where they stand, and when they give up.
         *("max_num_seqs", "max_num_batched_tokens", "kv_cache_gib", "gpu_memory_utilization"),
         *("enable_sleep", "base_url", "api_key_variable", "concurrency", "timeout_s"),
+        *("urls", "weights_folder", "health_interval_s"),
         *("max_attempts", "max_wait_s", "max_outage_s", "max_empty_retries", "max_prompt_tokens"),
     }
 )

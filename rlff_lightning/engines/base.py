@@ -37,6 +37,8 @@ class Engine(ABC):
 
     model_name_or_path: str
     """Model whose weights the engine starts with, and whose tokenizer it speaks."""
+    enable_sleep: bool = False
+    """``sleep`` does something: the engine lends its memory while nobody asks it."""
 
     @abstractmethod
     def generate(
@@ -63,6 +65,16 @@ class Engine(ABC):
             For each pair, the log-probability in nats of every completion token.
         """
 
+    def logps_by_engine(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> dict[str, list[list[float]]]:
+        """Score as ``logps`` by each engine that stands behind this one.
+
+        Returns:
+            The scores by the engine's name as an error calls it.
+        """
+        return {"the engine": self.logps(prompts, completions)}
+
     @abstractmethod
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights, named as in a Hugging Face checkpoint; drop cached prefixes."""
@@ -70,6 +82,14 @@ class Engine(ABC):
     @abstractmethod
     def load_adapter(self, folder: Path, version: int) -> None:
         """Serve the LoRA adapter in ``folder`` from now on; ``version`` must never repeat."""
+
+    def sleep(self) -> None:
+        """Lend the device's memory to the trainer, where the engine shares it; keep the weights."""
+        return
+
+    def wake(self) -> None:
+        """Take the memory back after ``sleep``."""
+        return
 
     @abstractmethod
     def close(self) -> None:

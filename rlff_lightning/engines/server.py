@@ -60,13 +60,8 @@ class ServerChatModel(ChatModel):
         choice_by: Literal["structured_outputs", "json_schema"] = "structured_outputs",
         extra_body: dict[str, Any] | None = None,
     ) -> None:
-        _check_url(base_url)
-        if api_key_variable is not None and not _VARIABLE.fullmatch(api_key_variable):
-            # Not shown: it may be the key itself.
-            raise UserError(
-                "ServerChatModel.api_key_variable must be the name of an environment variable, "
-                "got something else"
-            )
+        check_url("ServerChatModel.base_url", base_url)
+        check_variable("ServerChatModel", api_key_variable)
         if not 1 <= concurrency <= _MAX_CONCURRENCY:
             raise UserError(
                 f"ServerChatModel.concurrency must be within [1, {_MAX_CONCURRENCY}], "
@@ -168,7 +163,7 @@ class ServerChatModel(ChatModel):
             self._opened = ServerSession(
                 owner="ServerChatModel",
                 base_url=self.base_url,
-                api_key=self._api_key(),
+                api_key=api_key("ServerChatModel", self.api_key_variable),
                 concurrency=self.concurrency,
                 timeout_s=self.timeout_s,
                 patience=Patience(
@@ -179,24 +174,47 @@ class ServerChatModel(ChatModel):
             )
         return self._opened
 
-    def _api_key(self) -> str:
-        if self.api_key_variable is None:
-            return ""
-        key = os.environ.get(self.api_key_variable, "")
-        if not key:
-            raise UserError(
-                "ServerChatModel.api_key_variable: the environment variable "
-                f"{self.api_key_variable} must hold the key, got nothing"
-            )
-        return key
+
+def check_variable(owner: str, variable: str | None) -> None:
+    """Refuse what cannot name an environment variable.
+
+    Raises:
+        UserError: If it is no such name.
+    """
+    if variable is not None and not _VARIABLE.fullmatch(variable):
+        # Not shown: it may be the key itself.
+        raise UserError(
+            f"{owner}.api_key_variable must be the name of an environment variable, "
+            "got something else"
+        )
 
 
-def _check_url(base_url: str) -> None:
-    parts = urlsplit(base_url)
+def api_key(owner: str, variable: str | None) -> str:
+    """Read a server's key from the environment; empty where no variable is named.
+
+    Raises:
+        UserError: If the variable holds nothing.
+    """
+    key = os.environ.get(variable, "") if variable is not None else ""
+    if variable is not None and not key:
+        raise UserError(
+            f"{owner}.api_key_variable: the environment variable {variable} must hold the key, "
+            "got nothing"
+        )
+    return key
+
+
+def check_url(field: str, url: str) -> None:
+    """Refuse what is no server's address, or holds a password.
+
+    Raises:
+        UserError: If it cannot be used.
+    """
+    parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"ServerChatModel.base_url must be an http(s) address, got {base_url!r}")
+        raise UserError(f"{field} must be an http(s) address, got {url!r}")
     if parts.username or parts.password:
         raise UserError(
-            "ServerChatModel.base_url must hold no password: name an environment variable in "
-            "api_key_variable instead"
+            f"{field} must hold no password: name an environment variable in api_key_variable "
+            "instead"
         )

@@ -5,10 +5,8 @@ longer than the budget, each gives up after its next attempt instead of its last
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Thread
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +20,7 @@ from tenacity import (
 )
 
 from rlff_lightning.engines.chat_model import FaultCause
+from rlff_lightning.engines.loop_thread import LoopThread
 from rlff_lightning.engines.server_faults import FAILURES, RefusedError, TransientError, explained
 
 T = TypeVar("T")
@@ -75,18 +74,14 @@ class ServerSession:
     ) -> None:
         self.owner = owner
         self.patience = patience
-        self.pid = os.getpid()
         self._secret = api_key
         self._backoff = wait_exponential_jitter(
             multiplier=0.5, max=patience.max_wait_s, jitter=min(1.0, patience.max_wait_s)
         )
         self._slots = asyncio.Semaphore(concurrency)
         self._failing_since: float | None = None
-        # A thread of its own: it works within a running loop, and a process that forgets to close
-        # it ends all the same.
-        self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, name="rlff-server", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("rlff-server")
+        self.pid = self._thread.pid
         self._client = AsyncOpenAI(
             base_url=base_url,
             # Without one the client would send the key that it finds in the environment.
@@ -110,19 +105,12 @@ class ServerSession:
         Raises:
             UserError: If the server denies access or does not know the model.
         """
-        future = asyncio.run_coroutine_threadsafe(self._send_all(bodies, read), self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return self._thread.run(self._send_all(bodies, read))
 
     def close(self) -> None:
         """Close the connections and end the thread."""
-        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.run(self._client.close())
+        self._thread.close()
 
     async def _send_all(
         self, bodies: Sequence[dict[str, Any]], read: Callable[[ChatCompletion], T]

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from rlff_lightning.engines.adapter_folder import drop_other_versions, version_folder
 from rlff_lightning.engines.base import Engine
+from rlff_lightning.errors import StoppedRun
 from rlff_lightning.models.adapters import merged_weights
 
 AdapterSync = Literal["adapter", "merged"]
 """An adapter is served beside the engine's base weights, or merged into all weights."""
 
 
-class StaleEngineError(RuntimeError):
-    """The engine's log-probabilities are not the trainer's: it serves other weights."""
+class StaleEngineError(StoppedRun):
+    """An engine's log-probabilities are not the trainer's: it serves other weights."""
 
 
 class Mismatch(NamedTuple):
@@ -27,6 +28,8 @@ class Mismatch(NamedTuple):
     """Mean over all probed tokens."""
     max_abs: float
     """Largest of all probed tokens."""
+    engine: str = "the engine"
+    """Which of a pool's engines."""
 
 
 def sync_weights(
@@ -69,6 +72,8 @@ def probe(
 
     mean_abs = mean |log p_trainer(t) - log p_engine(t)|, at temperature 1
 
+    Of several engines behind one, each is asked and the worst is given.
+
     Args:
         model: The trainer's model; computes without gradient and dropout, one pair at a time.
         engine: The engine that should serve its weights.
@@ -88,11 +93,14 @@ def probe(
         ours = torch.cat([_own_logps(model, prompt, completion) for prompt, completion in pairs])
     finally:
         model.train(was_training)
-    theirs = torch.tensor([logp for row in engine.logps(prompts, completions) for logp in row])
-    if not len(theirs):
+    if not len(ours):
         raise ValueError("probe must have a completion token, got none")
-    gap = (ours - theirs).abs()
-    return Mismatch(gap.mean().item(), gap.max().item())
+    found = []
+    for name, rows in engine.logps_by_engine(prompts, completions).items():
+        gap = (ours - torch.tensor([logp for row in rows for logp in row])).abs()
+        found.append(Mismatch(gap.mean().item(), gap.max().item(), name))
+    # What is no number is worst of all.
+    return max(found, key=lambda mismatch: (mismatch.mean_abs != mismatch.mean_abs, mismatch))
 
 
 def verify_sync(
@@ -103,7 +111,7 @@ def verify_sync(
     *,
     max_mismatch: float = 1e-4,
 ) -> Mismatch:
-    """Stop the run if the engine does not serve the trainer's weights.
+    """Stop the run if an engine does not serve the trainer's weights.
 
     Args:
         model: The trainer's model.
@@ -123,9 +131,10 @@ def verify_sync(
     mismatch = probe(model, engine, prompts, completions)
     if not mismatch.mean_abs <= max_mismatch:
         raise StaleEngineError(
-            f"the engine's log-probabilities differ from the trainer's by {mismatch.mean_abs:.3g} "
-            f"on average and {mismatch.max_abs:.3g} at most, above max_mismatch {max_mismatch:g}: "
-            "its weights are stale, or its precision is lower than the trainer's"
+            f"{mismatch.engine}'s log-probabilities differ from the trainer's by "
+            f"{mismatch.mean_abs:.3g} on average and {mismatch.max_abs:.3g} at most, "
+            f"above max_mismatch {max_mismatch:g}: its weights are stale, or its "
+            "precision is lower than the trainer's"
         )
     return mismatch
 

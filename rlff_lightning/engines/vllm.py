@@ -57,7 +57,9 @@ class VLLMEngine(Engine):
         kv_cache_gib: Size of the key-value cache on CPU in GiB, allocated at start.
         enable_lora: Serve LoRA adapters (``load_adapter``) on frozen base weights.
         max_lora_rank: Largest rank of an adapter, in vLLM one of 1, 8, 16, 32, 64, 128, 256.
-        enable_sleep: Let ``sleep`` free the GPU's memory between rollouts; needs a GPU.
+        enable_sleep: Lend the GPU's memory to the trainer while it updates: weights move to the
+            host and the key-value cache is dropped (vLLM's level 1). Not on CPU, and not with
+            ``RolloutSettings.ahead``, where the engine works meanwhile.
         keep_prefixes: Reuse prompt prefixes from earlier calls with the same weights. Faster in
             long dialogues, at the price of bits that depend on what ran before.
         seed: vLLM's own seed; sampling depends on the seeds given to ``generate`` alone.
@@ -132,7 +134,7 @@ class VLLMEngine(Engine):
         detached = ((name, weight.detach()) for name, weight in weights)
         with rng_kept():
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": detached})
-            llm.apply_model(_repack_embeddings)
+            llm.apply_model(repack_embeddings)
         llm.reset_prefix_cache()
 
     def load_adapter(self, folder: Path, version: int) -> None:
@@ -157,12 +159,10 @@ class VLLMEngine(Engine):
         self._running().reset_prefix_cache()
 
     def sleep(self) -> None:
-        """Move weights to the host and free the key-value cache; nothing happens on CPU."""
         if self.enable_sleep and self._llm is not None:
             self._llm.sleep(level=1)  # level 2 would drop the base weights
 
     def wake(self) -> None:
-        """Take the memory back after ``sleep``."""
         if self.enable_sleep and self._llm is not None:
             self._llm.wake_up()
 
@@ -252,6 +252,10 @@ class VLLMEngine(Engine):
             ) from error
 
     def _cpu_settings(self) -> dict[str, Any]:
+        if self.enable_sleep:
+            raise UserError(
+                "VLLMEngine.enable_sleep must be false on a CPU, where vLLM cannot sleep, got true"
+            )
         return {
             "dtype": "float32" if self.dtype == "auto" else self.dtype,
             "block_size": self.block_size or 32,
@@ -276,7 +280,7 @@ class VLLMEngine(Engine):
         return settings
 
 
-def _repack_embeddings(model: nn.Module) -> None:
+def repack_embeddings(model: nn.Module) -> None:
     """Renew packed copies of embedding weights.
 
     With tied embeddings no weight bears the output head's name, so that a reload leaves the

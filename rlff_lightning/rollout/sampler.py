@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from rlff_lightning.dialogue.chat import ChatFormat
 from rlff_lightning.engines.base import Completion, Engine, Sampling
+from rlff_lightning.errors import UserError
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.learner import Learner
 from rlff_lightning.rollout.settings import RolloutSettings
@@ -78,6 +79,11 @@ class RolloutSampler:
         """Rollouts begun so far."""
         self._pending: _Pending | None = None
         self._thread: ThreadPoolExecutor | None = None
+        if settings.ahead and engine.enable_sleep:
+            raise UserError(
+                "RolloutSettings.ahead: the engine samples while the trainer updates; set the "
+                "engine's enable_sleep to false, got true"
+            )
         contexts.start(seed)
 
     def take(self) -> Rollout:
@@ -91,9 +97,11 @@ class RolloutSampler:
         return Rollout(pending.contexts, pending.prompts, completions, report)
 
     def go_ahead(self) -> None:
-        """Begin the next rollout where the settings ask for it, and do not wait for it."""
+        """Begin the next rollout where the settings ask for it; else let the engine sleep."""
         if self.settings.ahead:
             self._pending = self._begin(is_ahead=True)
+        else:
+            self.engine.sleep()
 
     def close(self) -> None:
         """Wait for what the engine still samples; nobody will use it."""
@@ -128,6 +136,7 @@ class RolloutSampler:
     def _begin(self, *, is_ahead: bool) -> _Pending:
         contexts, prompts, before = self._take_contexts()
         started = time.perf_counter()
+        self.engine.wake()
         report = self.learner.sync(self.number, prompts[:NUM_PROBES])
         synced = time.perf_counter()
         report = report | {"time/sync": synced - started}

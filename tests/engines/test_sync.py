@@ -97,8 +97,8 @@ class _Uniform(nn.Module):
 class _Fixed:
     """An engine that answers the same to everything."""
 
-    def logps(self, prompts, completions):
-        return [[-1.0, -2.0], [-1.5]]
+    def logps_by_engine(self, prompts, completions):
+        return {"engine 7": [[-1.0, -2.0], [-1.5]]}
 
 
 PAIRS = ([[0], [1, 2]], [[1, 2], [3]])
@@ -113,7 +113,9 @@ def test_probe_averages_over_tokens_not_over_pairs():
 
 def test_the_threshold_is_on_the_mean_and_the_message_has_all_numbers():
     verify_sync(_Uniform(0.0), _Fixed(), *PAIRS, max_mismatch=0.38)
-    with pytest.raises(StaleEngineError, match=r"0\.371 on average and 0\.614 at most.*0\.37"):
+    with pytest.raises(
+        StaleEngineError, match=r"engine 7's .* 0\.371 on average and 0\.614 at most.*0\.37"
+    ):
         verify_sync(_Uniform(0.0), _Fixed(), *PAIRS, max_mismatch=0.37)
 
 

@@ -260,6 +260,12 @@ def test_a_setting_that_vllm_cannot_serve_is_one_line(model_folder, settings):
     assert "\n" not in str(caught.value)
 
 
+def test_on_a_cpu_an_engine_that_should_sleep_is_refused(model_folder, settings):
+    engine = VLLMEngine(str(model_folder), **settings, enable_sleep=True)
+    with pytest.raises(UserError, match="enable_sleep must be false on a CPU"):
+        engine.logps([[1]], [[2]])
+
+
 def test_a_folder_without_weights_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=rf"\*\.safetensors, found none in {tmp_path}"):

@@ -2,6 +2,7 @@ import io
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,39 @@ def loader_of(
         num_parts=num_parts,
         seed=seed,
     )
+
+
+class Sleeper(TransformersEngine):
+    """An engine that lends its memory, and remembers when."""
+
+    enable_sleep = True
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.calls: list[str] = []
+
+    def generate(self, *args: Any) -> Any:
+        self.calls.append("generate")
+        return super().generate(*args)
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
+
+    def wake(self) -> None:
+        self.calls.append("wake")
+
+
+def test_the_engine_sleeps_while_the_trainer_updates_and_cannot_where_it_samples_ahead(
+    pocket_folder: Path,
+) -> None:
+    engine = Sleeper(str(pocket_folder), max_model_len=512)
+    loader = loader_of(engine, updates=2, iterations_per_epoch=2)
+    for _ in loader:
+        engine.calls.append("update")
+    iteration = ["wake", "generate", "sleep", "update", "update"]
+    assert engine.calls == iteration * 2
+    with pytest.raises(UserError, match="enable_sleep to false"):
+        loader_of(engine, ahead=True)
 
 
 def rows(batches: Sequence[Experience]) -> list[tuple[tuple[int, ...], tuple[int, ...], float]]:

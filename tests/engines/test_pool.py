@@ -1,0 +1,207 @@
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
+from rlff_lightning.engines.base import Sampling
+from rlff_lightning.engines.pool import ServerPoolEngine
+from rlff_lightning.engines.sync import StaleEngineError, sync_weights, verify_sync
+from rlff_lightning.engines.vllm_transfer import check_version, update_calls, write_weights
+from rlff_lightning.errors import StoppedRun, UserError
+from rlff_lightning.models.backbone import Backbone, LoraSettings
+from rlff_lightning.modules.policy import PolicyModule
+from rlff_lightning.rollout.contexts import LiveConversations
+from rlff_lightning.rollout.scorers import RepetitionScorer
+from rlff_lightning.rollout.settings import RolloutSettings
+
+# The servers start within the first test, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(1800)
+
+PROMPTS = [[7 + i, 20, 31, 9] for i in range(4) for _ in range(2)]
+COMPLETIONS = [[(5 * i + j) % 256 for j in range(7)] for i in range(8)]
+
+
+def pool_of(pocket_folder: Path, servers: list[Any], **settings: Any) -> ServerPoolEngine:
+    quick = {"health_interval_s": 0.3, "max_outage_s": 1.0, "served_name": "pocket"}
+    urls = [server.url for server in servers]
+    return ServerPoolEngine(str(pocket_folder), urls, **{**quick, **settings})
+
+
+def moved(model: Any, seed: int) -> Any:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+def served_by(server: Any) -> list[str]:
+    with urlopen(f"{server.url}/models", timeout=30) as answer:
+        return [card["id"] for card in json.load(answer)["data"]]
+
+
+@pytest.fixture
+def model(pocket_folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(pocket_folder, dtype=torch.float32).eval()
+
+
+def test_a_pool_samples_by_seed_and_gives_the_models_log_probabilities(
+    pocket_folder: Path, pool_servers: list[Any], model: Any, expected_logps: Callable[..., Any]
+) -> None:
+    pool = pool_of(pocket_folder, pool_servers)
+    sampling = Sampling(temperature=0.7, max_tokens=12)
+    drawn = pool.generate(PROMPTS, sampling, list(range(8)))
+    tokenizer = Backbone(str(pocket_folder)).tokenizer()
+    for prompt, completion in zip(PROMPTS, drawn, strict=True):
+        ids = list(completion.token_ids)
+        expected = expected_logps(model, prompt, ids, 0.7)
+        torch.testing.assert_close(torch.tensor(completion.logps), expected, atol=1e-5, rtol=0)
+        spoken = ids[:-1] if completion.is_finished else ids
+        assert completion.text == tokenizer.decode(spoken)
+    assert [c.token_ids for c in pool.generate(PROMPTS, sampling, list(range(8)))] == [
+        c.token_ids for c in drawn
+    ]
+    assert len({c.token_ids for c in drawn}) > 4
+    with pytest.raises(UserError, match=r"prompt 0 must have at most 508 tokens"):
+        pool.generate([[1] * 509], Sampling(max_tokens=4), [0])
+    pool.close()
+
+
+def test_all_weights_reach_every_server_and_one_that_missed_them_is_named(
+    pocket_folder: Path, pool_servers: list[Any], model: Any, tmp_path: Path
+) -> None:
+    pool = pool_of(pocket_folder, pool_servers, weights_folder=str(tmp_path))
+    for seed in (0, 1):
+        moved(model, seed)
+        with pytest.raises(StaleEngineError, match=r"/v1's log-probabilities differ"):
+            verify_sync(model, pool, PROMPTS, COMPLETIONS)
+        sync_weights(model, pool, version=seed, folder=tmp_path)
+        assert verify_sync(model, pool, PROMPTS, COMPLETIONS).max_abs < 1e-5
+        assert len(list(tmp_path.glob("weights-*"))) == 1
+    # Behind the pool's back the second server gets other weights under the current version.
+    stale = moved(AutoModelForCausalLM.from_pretrained(pocket_folder), 9)
+    write_weights(stale.named_parameters(), tmp_path / "other")
+    for route, body in update_calls(tmp_path / "other", pool._opened.version):  # type: ignore[union-attr,arg-type]
+        request = Request(
+            f"{pool_servers[1].url.removesuffix('/v1')}/{route}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        urlopen(request, timeout=60).close()
+    with pytest.raises(StaleEngineError, match=rf"{pool_servers[1].url}'s .*by \d.* above max_mis"):
+        verify_sync(model, pool, PROMPTS, COMPLETIONS)
+    # The base's weights again, for the tests that follow.
+    stored = AutoModelForCausalLM.from_pretrained(pocket_folder)
+    sync_weights(stored, pool, version=9, folder=tmp_path)
+    verify_sync(stored, pool, PROMPTS, COMPLETIONS)
+    pool.close()
+    assert not list(tmp_path.glob("weights-*"))
+
+
+def test_each_adapter_version_is_served_by_all_and_the_one_before_is_dropped(
+    pocket_folder: Path, pool_servers: list[Any], model: Any, tmp_path: Path
+) -> None:
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    pool = pool_of(pocket_folder, pool_servers)
+    for version in (3, 4):
+        moved(adapted, version)
+        sync_weights(adapted, pool, version=version, folder=tmp_path)
+        assert verify_sync(adapted, pool, PROMPTS, COMPLETIONS).max_abs < 1e-5
+        for server in pool_servers:
+            base, adapter = served_by(server)
+            assert (base, adapter[-2:]) == ("pocket", f"-{version}")
+    with pytest.raises(ValueError, match="version must be above 4, got 4"):
+        pool.load_adapter(tmp_path / "adapter-000004", 4)
+    pool.close()
+    assert [served_by(server) for server in pool_servers] == [["pocket"]] * 2
+    wide = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(pocket_folder),
+        LoraConfig(r=16, target_modules=["q_proj"]),
+    )
+    pool = pool_of(pocket_folder, pool_servers)
+    with pytest.raises(UserError, match=rf"{pool_servers[0].url} refuses adapter .*16"):
+        sync_weights(wide, pool, version=0, folder=tmp_path)
+    pool.close()
+
+
+def test_mistakes_about_servers_are_one_line(
+    pocket_folder: Path, pool_servers: list[Any], chat_server: str, model: Any
+) -> None:
+    with pytest.raises(UserError, match=r"urls must name at least one server and each once"):
+        ServerPoolEngine(str(pocket_folder), [])
+    with pytest.raises(UserError, match=r"urls must be an http"):
+        ServerPoolEngine(str(pocket_folder), ["10.0.0.1:8000"])
+    with pytest.raises(UserError, match=r"served_name: .* must serve other, it serves pocket"):
+        pool_of(pocket_folder, pool_servers, served_name="other").logps([[1]], [[2]])
+    untold = ServerPoolEngine(str(pocket_folder), [chat_server], served_name="pocket")
+    with pytest.raises(UserError, match=r"--logprobs-mode processed_logprobs"):
+        untold.logps([[1]], [[2]])
+    with pytest.raises(UserError, match=r"weights_folder must be a folder that trainer and serv"):
+        pool_of(pocket_folder, pool_servers).load_weights(model.named_parameters())
+    with pytest.raises(UserError, match=r"tried with 0\.32\.0 alone, got 0\.33\.0"):
+        check_version("0.33.0", "http://some")
+
+
+class KillMidRollout(Callback):
+    """Kills a server while it works on the rollout after the first iteration."""
+
+    def __init__(self, server: Any, engine: ServerPoolEngine) -> None:
+        self.server, self.engine = server, engine
+        self.num_given: list[int] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if not self.num_given:
+            threading.Thread(target=self._kill, daemon=True).start()
+        self.num_given.append(self.engine.num_restarts)
+
+    def _kill(self) -> None:
+        [victim] = [s for s in self.engine._opened.servers if s.url == self.server.url]  # type: ignore[union-attr]
+        while victim.load < 8:  # probes are fewer
+            time.sleep(0.001)
+        self.server.kill()
+
+
+def test_a_policy_learns_on_while_one_server_of_two_is_killed_and_stops_without_any(
+    pocket_folder: Path,
+    pool_servers: list[Any],
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    pool = pool_of(pocket_folder, pool_servers)
+    module = PolicyModule(
+        Backbone(str(pocket_folder), adapter=LoraSettings(rank=4)),
+        pool,
+        LiveConversations(ScriptedSeeker(), ScriptedCritic(), max_turns=2),
+        [RepetitionScorer(2)],
+        rollout=RolloutSettings(prompts=8, group_size=4, max_tokens=96),
+        learning_rate=1e-2,
+        seed=0,
+    )
+    killer = KillMidRollout(pool_servers[0], pool)
+    trainer = quiet_trainer(tmp_path, max_steps=3, callbacks=[killer])
+    trainer.fit(module)
+    assert trainer.global_step == 3
+    assert killer.num_given[0] == 0 < killer.num_given[1]
+    assert trainer.logged_metrics["rollout/sync_mismatch"] < 1e-4
+    assert trainer.logged_metrics["train/engine_mismatch"] < 1e-4
+    assert served_by(pool_servers[1]) == ["pocket"]
+
+    last = pool_of(pocket_folder, pool_servers)
+    assert len(last.logps(PROMPTS, COMPLETIONS)) == 8
+    pool_servers[1].kill()
+    with pytest.raises(
+        StoppedRun, match=r"no server of the pool was in service for 1 s: http.*; h"
+    ):
+        last.logps(PROMPTS, COMPLETIONS)
+    last.close()
