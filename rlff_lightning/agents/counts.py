@@ -34,9 +34,9 @@ class Counts:
     completion_tokens: int = 0
     """Tokens sampled."""
     answers: int = 0
-    """Critic answers read, unparsed ones included."""
+    """Answers of a critic or a judge, unparsed ones included."""
     unparsed: int = 0
-    """Critic answers that name none of the outcomes."""
+    """Those of them that name none of the options."""
     cut: int = 0
     """Messages cut where the speaker began to play the other side."""
     dropped: int = 0

@@ -14,15 +14,17 @@ from typing import Literal
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from rlff_lightning.agents.reply_judge import DIMENSIONS
 from rlff_lightning.errors import UserError
 
-PromptRole = Literal["seeker", "supporter", "critic"]
+PromptRole = Literal["seeker", "supporter", "critic", "judge"]
 """Who a prompt is for."""
 
 _BLOCKS: dict[PromptRole, tuple[str, ...]] = {
     "seeker": ("system", "begin", "labels"),
     "supporter": ("system", "begin", "labels"),
     "critic": ("system", "user"),
+    "judge": ("system", "rate", "compare", *DIMENSIONS),
 }
 _ENDING = ".jinja"
 

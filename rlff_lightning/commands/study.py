@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rlff_lightning.commands.child import run_child
+from rlff_lightning.commands.markers import DONE, read_marker
 from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
 from rlff_lightning.commands.study_table import write_tables
@@ -55,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     if options.seeds:
         study = replace(study, seeds=tuple(options.seeds))
     folder = Path(options.run or Path("runs") / study.name).absolute()
+    if options.table:
+        return _table(folder, study, arms)
     _check_changes(arms, study)
     folder.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
@@ -71,9 +74,28 @@ def main(argv: Sequence[str]) -> int:
                 cells.append(read_cell(_place(folder, arm.name, seed), study, arm.name, seed))
             failed += status != 0
     if cells:
-        _say("\n" + write_tables(folder, study, cells, rows_of(study, cells)))
-        _say(f"wrote {folder / 'table.md'}, table.csv and study.json")
+        _write(folder, study, cells)
     return 1 if failed else 0
+
+
+def _table(folder: Path, study: Study, arms: Sequence[Arm]) -> int:
+    """Put together what has been run, without running anything."""
+    last = study.stages[-1].name
+    cells = [
+        read_cell(place, study, arm.name, seed)
+        for arm in arms
+        for seed in study.seeds
+        if read_marker(place := _place(folder, arm.name, seed), last, DONE)
+    ]
+    if not cells:
+        raise UserError(f"rlff study: no run in {folder} has finished {last}; run the study first")
+    _write(folder, study, cells)
+    return 0
+
+
+def _write(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
+    _say("\n" + write_tables(folder, study, cells, rows_of(study, cells)))
+    _say(f"wrote {folder / 'table.md'}, table.csv and study.json")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("dir", metavar="DIR", help="folder with study.yaml, or a shipped study")
     parser.add_argument("--run", metavar="RUNDIR", help="what is written (default: runs/<DIR>)")
+    parser.add_argument(
+        "--table", action="store_true", help="run nothing: only the table of what is finished"
+    )
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="these arms only")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these seeds instead")
     return parser

@@ -43,16 +43,57 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
         raise UserError(
             f"wilson_interval.successes must be in [0, trials={trials}], got {successes!r}"
         )
-    z = NormalDist().inv_cdf(_upper_tail("wilson_interval", confidence))
-    if trials == 0:
+    tail = _upper_tail("wilson_interval", confidence)
+    return _score_interval(successes / trials, trials, tail) if trials else Interval(0.0, 1.0)
+
+
+def clustered_share_interval(
+    scores: Sequence[float], clusters: Sequence[int], confidence: float = 0.95
+) -> Interval:
+    """Bound the mean of scores in [0, 1] that come in clusters, such as the turns of a dialogue.
+
+    Wilson's interval at the mean p, with an effective number of trials for n:
+    n_eff = p(1-p) / v, at most n,  v = C/(C-1) sum_c (sum_{i in c} (s_i - p))^2 / n^2
+
+    Scores without any spread tell no more than one trial per cluster: n_eff = C.
+
+    Args:
+        scores: In ``[0, 1]``, N of them.
+        clusters: Cluster of each score, C different ones.
+        confidence: Probability that the interval covers the truth, in ``(0, 1)``.
+
+    Returns:
+        Ends in ``[0, 1]``; the whole of it for fewer than two clusters.
+
+    Raises:
+        UserError: If the confidence is impossible.
+
+    Source: Korn & Graubard 1998, Survey Methodology 24(2) (the effective number), with Wilson 1927.
+    """
+    tail = _upper_tail("clustered_share_interval", confidence)
+    names = set(clusters)
+    if len(names) < 2:
         return Interval(0.0, 1.0)
-    share = successes / trials
+    share = fmean(scores)
+    sums = dict.fromkeys(names, 0.0)
+    for score, cluster in zip(scores, clusters, strict=True):
+        sums[cluster] += score - share
+    squares = math.fsum(value**2 for value in sums.values())
+    variance = len(names) / (len(names) - 1) * squares / len(scores) ** 2
+    # Sums of rounded differences are not exactly 0.
+    has_spread = variance > 1e-12 and 0 < share < 1
+    trials = share * (1 - share) / variance if has_spread else len(names)
+    return _score_interval(share, min(trials, len(scores)), tail)
+
+
+def _score_interval(share: float, trials: float, tail: float) -> Interval:
+    z = NormalDist().inv_cdf(tail)
     middle = share + z**2 / (2 * trials)
     reach = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     scale = 1 + z**2 / trials
     # At 0 and at n one end is exact on paper; rounding may not push it past the truth.
-    low = 0.0 if successes == 0 else (middle - reach) / scale
-    high = 1.0 if successes == trials else (middle + reach) / scale
+    low = 0.0 if share == 0 else (middle - reach) / scale
+    high = 1.0 if share == 1 else (middle + reach) / scale
     return Interval(low, high)
 
 

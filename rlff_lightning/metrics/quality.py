@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.text import SacreBLEUScore
 
 from rlff_lightning.functional.diversity import repetition
 from rlff_lightning.metrics.by_dialogue import Bounded, mean_by_dialogue
 from rlff_lightning.metrics.columns import ColumnMetric
+from rlff_lightning.metrics.quality_bleu import Bleu
 from rlff_lightning.metrics.quality_distinct import Distinct
 from rlff_lightning.metrics.quality_strategy import (
     StrategyShares,
@@ -80,8 +80,8 @@ class ReplyForm(nn.Module):
         self.words.update(_column([len(text) for text in texts]), dialogue_ids)
         repeated = [repetition(text, _REPEATED_WORDS) for text in texts]
         self.repetition.update(_column(repeated), dialogue_ids)
-        self.distinct_1.update(texts)
-        self.distinct_2.update(texts)
+        self.distinct_1.update(texts, dialogue_ids)
+        self.distinct_2.update(texts, dialogue_ids)
         self.empty.update(_column([not text for text in texts]), dialogue_ids)
         followed = [followed_strategy(reply, self.names) for reply in replies]
         places = [self.names.index(name) if name else len(self.names) for name in followed]
@@ -91,16 +91,16 @@ class ReplyForm(nn.Module):
         """Give every figure over all ranks.
 
         Returns:
-            ``words`` and ``repetition`` (of three words within a reply) with ``_low`` and
-            ``_high``; ``distinct_1``, ``distinct_2``; ``empty``, the share of replies without a
+            ``words``, ``repetition`` (of three words within a reply), ``distinct_1`` and
+            ``distinct_2`` with ``_low`` and ``_high``; ``empty``, the share of replies without a
             word; ``strategy_share/{name}`` if there are strategies, of replies that name none too.
         """
         shares = self.shares.compute().tolist() if self.names else []
         return {
             **self.words.compute().named("words"),
             **self.repetition.compute().named("repetition"),
-            "distinct_1": float(self.distinct_1.compute()),
-            "distinct_2": float(self.distinct_2.compute()),
+            **self.distinct_1.compute().named("distinct_1"),
+            **self.distinct_2.compute().named("distinct_2"),
             "empty": self.empty.compute().value,
             **{
                 f"strategy_share/{name}": share
@@ -126,8 +126,7 @@ class ReferenceLikeness(nn.Module):
         super().__init__()
         self.names = list(strategies)
         self.likenesses: dict[str, Likeness] = {"rouge_l": rouge_l, **(likenesses or {})}
-        self.bleu_2 = SacreBLEUScore(2, lowercase=True).set_dtype(torch.float64)
-        self.bleu_4 = SacreBLEUScore(4, lowercase=True).set_dtype(torch.float64)
+        self.bleu = Bleu()
         self.means = nn.ModuleDict({name: MeanByDialogue() for name in self.likenesses})
         self.strategy_accuracy = MeanByDialogue()
 
@@ -143,8 +142,7 @@ class ReferenceLikeness(nn.Module):
         """
         texts = [reply.text for reply in replies]
         human = [reference.text for reference in references]
-        for bleu in (self.bleu_2, self.bleu_4):
-            bleu.update(texts, [[text] for text in human])
+        self.bleu.update(texts, human, dialogue_ids)
         for name, likeness in self.likenesses.items():
             values = [likeness(*pair) for pair in zip(texts, human, strict=True)]
             self._mean(name).update(_column(values), dialogue_ids)
@@ -160,11 +158,13 @@ class ReferenceLikeness(nn.Module):
         """Give every figure over all ranks, 0 to 1.
 
         Returns:
-            ``bleu_2``, ``bleu_4``; ``rouge_l`` and the further measures with ``_low`` and
+            ``bleu_2``, ``bleu_4``, ``rouge_l`` and the further measures with ``_low`` and
             ``_high``; ``strategy_accuracy`` likewise, over replies whose human chose one of the
             strategies, if there are strategies.
         """
-        figures = {"bleu_2": float(self.bleu_2.compute()), "bleu_4": float(self.bleu_4.compute())}
+        figures: dict[str, float] = {}
+        for size, bleu in self.bleu.compute().items():
+            figures |= bleu.named(f"bleu_{size}")
         for name in self.likenesses:
             figures |= self._mean(name).compute().named(name)
         if self.names:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.diversity import ngrams
+from rlff_lightning.functional.jackknife import jackknife_interval
+from rlff_lightning.metrics.by_dialogue import Bounded
 from rlff_lightning.metrics.columns import ColumnMetric
 
 
@@ -25,18 +27,39 @@ class Distinct(ColumnMetric):
     def __init__(self, size: int, **kwargs: Any) -> None:
         if size < 1:
             raise UserError(f"Distinct.size must be at least 1, got {size!r}")
-        super().__init__({"grams": torch.int64}, **kwargs)
+        super().__init__({"grams": torch.int64, "dialogue_ids": torch.int64}, **kwargs)
         self.size = size
 
-    def update(self, texts: Sequence[Sequence[str]]) -> None:
-        """Keep the n-grams of replies, given as words."""
-        grams = [_number(gram) for words in texts for gram in ngrams(words, self.size)]
-        self.keep(grams=torch.tensor(grams, dtype=torch.int64, device=self.device))
+    def update(self, texts: Sequence[Sequence[str]], dialogue_ids: Tensor) -> None:
+        """Keep the n-grams of B replies, given as words, and their dialogues, ``(B,)``, int."""
+        found = [[_number(gram) for gram in ngrams(words, self.size)] for words in texts]
+        grams = [number for numbers in found for number in numbers]
+        counts = torch.tensor([len(numbers) for numbers in found], dtype=torch.int64)
+        self.keep(
+            grams=torch.tensor(grams, dtype=torch.int64, device=self.device),
+            dialogue_ids=dialogue_ids.cpu().repeat_interleave(counts).to(self.device),
+        )
 
-    def compute(self) -> Tensor:
-        """Count over all ranks; 0 without any n-gram."""
-        grams = self.column("grams")
-        return torch.tensor(len(torch.unique(grams)) / max(len(grams), 1), dtype=torch.float64)
+    def compute(self) -> Bounded:
+        """Count over all ranks; 0 without any n-gram. Bounded by leaving out dialogues."""
+        grams, dialogues = self.column("grams").cpu(), self.column("dialogue_ids").cpu()
+        if not len(grams):
+            return Bounded(0.0, -torch.inf, torch.inf)
+        types, numbers = torch.unique(grams, return_inverse=True)
+        names, places = torch.unique(dialogues, return_inverse=True)
+        value = len(types) / len(grams)
+        first = torch.full((len(types),), len(names)).scatter_reduce(0, numbers, places, "amin")
+        last = torch.full((len(types),), -1).scatter_reduce(0, numbers, places, "amax")
+        # Types that no other dialogue has go with their dialogue.
+        own = torch.bincount(first[first == last], minlength=len(names))
+        left = len(grams) - torch.bincount(places, minlength=len(names))
+        without = ((len(types) - own) / left.clamp(min=1)).tolist()
+        low, high = jackknife_interval(value, without)
+        # A single dialogue bounds nothing.
+        is_bounded = len(names) > 1
+        return Bounded(
+            value, max(low, 0.0) if is_bounded else low, min(high, 1.0) if is_bounded else high
+        )
 
 
 def _number(gram: tuple[str, ...]) -> int:

@@ -24,7 +24,7 @@ from rlff_lightning.modules.goal_store import EpisodeStore, Played, fingerprint
 from rlff_lightning.modules.goal_summary import summarise
 from rlff_lightning.modules.goal_table import print_goal
 from rlff_lightning.seeds import derive_seed, run_seed
-from rlff_lightning.simulation.transcripts import write_episodes, write_markdown
+from rlff_lightning.simulation.transcripts import remove_rank_files, write_episodes, write_markdown
 
 
 class GoalModule(LightningModule):
@@ -158,6 +158,7 @@ class GoalModule(LightningModule):
 
     @override
     def on_test_epoch_end(self) -> None:
+        self._clear_old_files()
         figures, agreements, crisis = {}, {}, {}
         for part, check in zip(self.parts, self.checks, strict=True):
             if isinstance(check, CrisisCheck):
@@ -184,6 +185,14 @@ class GoalModule(LightningModule):
             self._store.clear()
             if self.trainer.test_loop.verbose:
                 print_goal(summary)
+
+    def _clear_old_files(self) -> None:
+        if self.trainer.is_global_zero:
+            for name in ("episodes", "crisis"):
+                remove_rank_files(self._folder / name)
+            for file in (self._folder / "dialogues").glob("*.md"):
+                file.unlink()
+        self.trainer.strategy.barrier()
 
     def _log(self, policies: dict[str, dict[str, Any]]) -> None:
         for name, row in policies.items():

@@ -3,6 +3,7 @@
 import hashlib
 
 from rlff_lightning.agents.base import Critic, Seeker
+from rlff_lightning.agents.reply_judge import ReplyJudge
 from rlff_lightning.errors import UserError
 
 
@@ -28,7 +29,7 @@ MAIN = "seeker"
 """What results call the people of `GoalModule.seeker`."""
 
 
-def identify(judge: Critic) -> dict[str, str]:
+def identify(judge: Critic | ReplyJudge) -> dict[str, str]:
     """Give a judge's name, and a hash of its class and name: equal judges have equal ones."""
     kind = f"{type(judge).__module__}.{type(judge).__qualname__}"
     digest = hashlib.blake2b(f"{kind}\x1f{judge.name}".encode(), digest_size=6).hexdigest()

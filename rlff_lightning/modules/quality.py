@@ -1,6 +1,7 @@
 """Response quality as `test`: replies to held-out contexts beside the human's."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from rlff_lightning.agents.base import Supporter
+from rlff_lightning.agents.reply_judge import ReplyJudge
 from rlff_lightning.data.replies import Example, Replies
 from rlff_lightning.errors import UserError
 from rlff_lightning.metrics.quality import ReferenceLikeness, ReplyForm
@@ -21,10 +23,18 @@ from rlff_lightning.metrics.quality_text import (
     meteor_without_synonyms,
 )
 from rlff_lightning.models.backbone import Backbone
+from rlff_lightning.modules.goal_settings import identify
 from rlff_lightning.modules.quality_files import print_quality, write_quality, write_replies
+from rlff_lightning.modules.quality_judging import (
+    Judged,
+    comparison_figures,
+    judge_replies,
+    rating_figures,
+)
 from rlff_lightning.modules.samples import ELSEWHERE, HUMAN
 from rlff_lightning.seeds import derive_seed
-from rlff_lightning.types import Message
+from rlff_lightning.simulation.transcripts import remove_rank_files
+from rlff_lightning.types import Conversation, Message
 
 
 class QualityModule(LightningModule):
@@ -41,6 +51,10 @@ class QualityModule(LightningModule):
             of the exact and stem stages alone.
         bert_model: Encoder for BERTScore, a folder or a hub name; none without it.
         batch_size: Contexts that a policy replies to at once, per process.
+        judge: Rates every reply, the human's ones too, and compares supporters two by two; none
+            without it.
+        comparisons: Names of the two supporters of each comparison, ``human`` and
+            ``human_elsewhere`` among them; ``None`` compares every two policies.
         notes: What a reader must know to judge the figures; written with them.
     """
 
@@ -51,6 +65,8 @@ class QualityModule(LightningModule):
         use_wordnet: bool = False,
         bert_model: Backbone | None = None,
         batch_size: int = 64,
+        judge: ReplyJudge | None = None,
+        comparisons: list[tuple[str, str]] | None = None,
         notes: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -65,9 +81,25 @@ class QualityModule(LightningModule):
         self.use_wordnet = use_wordnet
         self.bert_model = bert_model
         self.batch_size = batch_size
+        self.judge = judge
+        self.comparisons = self._checked(comparisons)
         self.notes = notes or []
         self._places: list[int] = []
         self._num_seen = 0
+
+    def _checked(self, comparisons: list[tuple[str, str]] | None) -> list[tuple[str, str]]:
+        if comparisons is None:
+            return list(combinations(self.policies, 2)) if self.judge else []
+        if self.judge is None:
+            raise UserError("QualityModule.comparisons need a judge, got none")
+        known = [*self.policies, HUMAN, ELSEWHERE]
+        for pair in comparisons:
+            if pair[0] == pair[1] or not set(pair) <= set(known):
+                raise UserError(
+                    "QualityModule.comparisons must each name two different supporters of "
+                    f"{', '.join(known)}, got {list(pair)}"
+                )
+        return comparisons
 
     @override
     def transfer_batch_to_device(
@@ -106,9 +138,13 @@ class QualityModule(LightningModule):
         replies = {name: self._reply(policy, examples) for name, policy in self.policies.items()}
         replies[HUMAN] = [reply for _, reply in examples]
         replies[ELSEWHERE] = [self._elsewhere(place) for place in self._places]
+        judged = self._judge([context for context, _ in examples], replies)
         folder = Path(self.trainer.default_root_dir)
-        write_replies(examples, replies, folder, self.global_rank)
-        summary = self._summary(examples, replies)
+        if self.trainer.is_global_zero:
+            remove_rank_files(folder / "replies")
+        self.trainer.strategy.barrier()
+        write_replies(examples, replies, judged, folder, self.global_rank)
+        summary = self._summary(examples, replies, judged)
         if self.trainer.is_global_zero:
             write_quality(summary, folder)
             print_quality(summary, folder)
@@ -122,12 +158,24 @@ class QualityModule(LightningModule):
         policy.close()
         return replies
 
+    def _judge(
+        self, contexts: Sequence[Conversation], replies: dict[str, list[Message]]
+    ) -> Judged | None:
+        if self.judge is None:
+            return None
+        judged = judge_replies(self.judge, contexts, replies, self.comparisons)
+        self.judge.close()
+        return judged
+
     def _elsewhere(self, place: int) -> Message:
         count = len(self._examples)
         return self._examples[(place + count // 2) % count][1]
 
     def _summary(
-        self, examples: Sequence[Example], replies: dict[str, list[Message]]
+        self,
+        examples: Sequence[Example],
+        replies: dict[str, list[Message]],
+        judged: Judged | None,
     ) -> dict[str, Any]:
         dialogues = torch.tensor(
             [derive_seed(context.source) for context, _ in examples], dtype=torch.int64
@@ -143,8 +191,12 @@ class QualityModule(LightningModule):
                 figures[supporter] |= self._likeness(
                     ReferenceLikeness(likenesses, names), said, replies[HUMAN], dialogues
                 )
+            if judged is not None:
+                figures[supporter] |= rating_figures(
+                    judged.ratings[supporter], dialogues, self.device
+                )
         shown = self._examples
-        return {
+        summary: dict[str, Any] = {
             "contexts": len(shown),
             "dialogues": len({context.source for context, _ in shown}),
             "supporters": figures,
@@ -152,6 +204,13 @@ class QualityModule(LightningModule):
             "measures": self._measures(),
             "notes": self.notes,
         }
+        if self.judge is not None and judged is not None:
+            summary["judge"] = identify(self.judge)
+            summary["comparisons"] = [
+                comparison_figures(compared, dialogues, self.device)
+                for compared in judged.comparisons
+            ]
+        return summary
 
     def _likeness(
         self,
@@ -189,6 +248,8 @@ class QualityModule(LightningModule):
             "repetition": "share of a reply's word triples that it has said before",
             "strategy_accuracy": "the strategy that a reply names is one that the human chose",
         }
+        if self.judge is not None:
+            measures["judged"] = "1 (not at all) to 5 (very much so), a question per dimension"
         if self.bert_model is not None:
             name = self.bert_model.model_name_or_path
             measures["bert_score"] = f"F1 per reply, last layer of {name}, no idf, not rescaled"

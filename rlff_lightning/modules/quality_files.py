@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlff_lightning.agents.reply_judge import DIMENSIONS
 from rlff_lightning.data.replies import Example
+from rlff_lightning.modules.quality_judging import Judged
 from rlff_lightning.types import Message
 
 _COLUMNS = {
@@ -31,6 +33,7 @@ _COLUMNS = {
 def write_replies(
     examples: Sequence[Example],
     replies: Mapping[str, Sequence[Message]],
+    judged: Judged | None,
     folder: Path,
     rank: int,
 ) -> None:
@@ -39,14 +42,31 @@ def write_replies(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for place, (context, _) in enumerate(examples):
-            row = {
+            row: dict[str, Any] = {
                 "id": context.id,
                 "problem": context.problem,
                 "situation": context.situation,
                 "messages": [_said(message) for message in context.messages],
                 "replies": {name: _said(said[place]) for name, said in replies.items()},
             }
+            if judged is not None:
+                row |= _judged(judged, place)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _judged(judged: Judged, place: int) -> dict[str, Any]:
+    return {
+        "ratings": {name: dict(ratings[place]) for name, ratings in judged.ratings.items()},
+        "comparisons": [
+            {
+                "first": compared.first,
+                "second": compared.second,
+                "straight": compared.straight[place],
+                "swapped": compared.swapped[place],
+            }
+            for compared in judged.comparisons
+        ],
+    }
 
 
 def _said(message: Message) -> dict[str, str]:
@@ -61,13 +81,20 @@ def _said(message: Message) -> dict[str, str]:
 
 def write_quality(summary: Mapping[str, Any], folder: Path) -> None:
     """Write ``summary.json``; a figure or a bound that is not defined is null."""
-    rows = {
-        name: {key: value if math.isfinite(value) else None for key, value in figures.items()}
-        for name, figures in summary["supporters"].items()
-    }
-    text = json.dumps({**summary, "supporters": rows}, indent=1, ensure_ascii=False)
+    rows = {name: _finite(figures) for name, figures in summary["supporters"].items()}
+    content = {**summary, "supporters": rows}
+    if "comparisons" in summary:
+        content["comparisons"] = [_finite(row) for row in summary["comparisons"]]
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in figures.items()
+    }
 
 
 def print_quality(summary: Mapping[str, Any], folder: Path) -> None:
@@ -90,6 +117,8 @@ def print_quality(summary: Mapping[str, Any], folder: Path) -> None:
     console.print(table)
     if "meteor_no_synonyms" in shown:
         console.print("METEOR* matches words and stems; it does without synonyms.")
+    if "judge" in summary:
+        _print_judged(console, summary)
     for name, row in rows.items():
         shares = _shares(row)
         if shares:
@@ -97,6 +126,38 @@ def print_quality(summary: Mapping[str, Any], folder: Path) -> None:
     for note in summary["notes"]:
         console.print(f"- {note}")
     console.print(f"replies to read: {folder / 'replies'}", soft_wrap=True)
+
+
+def _print_judged(console: Console, summary: Mapping[str, Any]) -> None:
+    table = Table(title="As judged, 1 to 5 (95 %)")
+    table.add_column("supporter", no_wrap=True)
+    for name in (*DIMENSIONS, "unparsed"):
+        table.add_column(name, justify="right")
+    for name, row in summary["supporters"].items():
+        cells = [_between(row, f"judged/{dimension}", ".2f") for dimension in DIMENSIONS]
+        table.add_row(Text(name), *cells, f"{row['judged/unparsed']:.1%}")
+    console.print(table)
+    if summary["comparisons"]:
+        table = Table(title="Two by two, every pair in both orders")
+        table.add_column("first against second", no_wrap=True)
+        for name in ("win rate (95 %)", "wins", "ties", "torn", "losses", "unparsed"):
+            table.add_column(name, justify="right")
+        for row in summary["comparisons"]:
+            counts = (str(row[key]) for key in ("wins", "ties", "torn", "losses", "unparsed"))
+            title = Text(f"{row['first']} against {row['second']}")
+            table.add_row(title, _between(row, "win_rate", ".3f"), *counts)
+        console.print(table)
+        console.print("A win is said in both orders; of the ties, the torn ones follow the place.")
+    judge = summary["judge"]
+    console.print(f"judged by {judge['name']} #{judge['hash']}", soft_wrap=True)
+
+
+def _between(row: Mapping[str, float], key: str, form: str) -> str:
+    value, low, high = (row[name] for name in (key, f"{key}_low", f"{key}_high"))
+    if not math.isfinite(value):
+        return "-"
+    ends = f" ({low:{form}} to {high:{form}})" if math.isfinite(high - low) else ""
+    return f"{value:{form}}{ends}"
 
 
 def _shares(row: Mapping[str, float]) -> list[str]:

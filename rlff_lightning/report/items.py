@@ -183,10 +183,16 @@ def _replies(stage: StageFolder) -> Iterator[Item]:
             yield _item("replies", stage.name, row) | {
                 "messages": _messages(row.get("messages", [])),
                 "branches": [
-                    {"label": name, **_message(said)}
+                    {"label": name, **_message(said), "rewards": _ratings(row, name)}
                     for name, said in row.get("replies", {}).items()
                 ],
             }
+
+
+def _ratings(row: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Give a judge's ratings of one reply; those that could not be read are left out."""
+    ratings = row.get("ratings", {}).get(name, {})
+    return {dimension: value for dimension, value in ratings.items() if value is not None}
 
 
 def _item(kind: str, group: str, row: Mapping[str, Any]) -> Item:

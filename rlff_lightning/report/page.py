@@ -51,7 +51,7 @@ def render(run: RunFolder, *, max_items: int) -> str:
         reward=tables.reward_table(run),
         reliability=figures.reliability(run),
         by_length=figures.reward_by_length(items),
-        quality=tables.quality_tables(run),
+        quality=[*tables.quality_tables(run), *tables.judged_tables(run)],
         items=items,
         max_items=max_items,
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlff_lightning.agents.reply_judge import DIMENSIONS
 from rlff_lightning.report.run_folder import RunFolder, read_object
 
 
@@ -113,13 +114,24 @@ def held_out_table(summary: Mapping[str, Any]) -> Table | None:
             cells = [*_rate(first.get("success_rate"), first.get("ci95"))]
             if has_second:
                 cells += _rate(second.get("success_rate"), second.get("ci95"))
-                cells.append(_number((entry.get("agreement") or {}).get("kappa"), 2))
+                agreed = entry.get("agreement") or {}
+                cells += [
+                    Cell(text=_difference(agreed, "difference")),
+                    _number(agreed.get("kappa_success"), 2),
+                    _number(agreed.get("kappa_outcome"), 2),
+                ]
             rows.append((f"{policy}, {people}", tuple(cells)))
     if not rows:
         return None
     columns, notes = ["success rate", "95 %"], []
     if has_second:
-        columns += ["by the second judge", "95 %", "kappa"]
+        columns += [
+            "by the second judge",
+            "95 %",
+            "first less second (95 %)",
+            "kappa",
+            "kappa of turns",
+        ]
         notes.append(f"The second judge is {held_out['judge'].get('name')}.")
     return Table(title="Held out", columns=tuple(columns), rows=tuple(rows), notes=tuple(notes))
 
@@ -164,6 +176,53 @@ def quality_tables(run: RunFolder) -> list[Table]:
     return tables
 
 
+def judged_tables(run: RunFolder) -> list[Table]:
+    """Lay out what a judge of replies says, per stage: ratings, and supporters two by two."""
+    tables = []
+    for stage in run.stages:
+        summary = stage.summary
+        if not isinstance(summary.get("comparisons"), list):
+            continue
+        rows: Mapping[str, Mapping[str, Any]] = summary.get("supporters") or {}
+        keys = [f"judged/{name}" for name in DIMENSIONS]
+        rated = [
+            (name, (*(_rating(row, key) for key in keys), _share(row.get("judged/unparsed"))))
+            for name, row in rows.items()
+        ]
+        tables.append(
+            Table(
+                title="As judged, 1 to 5 (95 %)",
+                columns=(*DIMENSIONS, "unparsed"),
+                rows=tuple(rated),
+                notes=_judged(summary),
+            )
+        )
+        compared = [
+            (f"{row['first']} against {row['second']}", _compared(row))
+            for row in summary["comparisons"]
+        ]
+        if compared:
+            note = "A win is said in both orders; of the ties, the torn ones follow the place."
+            columns = ("win rate", "95 %", "wins", "ties", "torn", "losses", "unparsed")
+            title = "Two by two, every pair in both orders"
+            tables.append(Table(title=title, columns=columns, rows=tuple(compared), notes=(note,)))
+    return tables
+
+
+def _rating(row: Mapping[str, Any], key: str) -> Cell:
+    value, low, high = (row.get(name) for name in (key, f"{key}_low", f"{key}_high"))
+    if value is None:
+        return Cell(text="-")
+    ends = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return Cell(text=f"{value:.2f}{ends}")
+
+
+def _compared(row: Mapping[str, Any]) -> tuple[Cell, ...]:
+    ends = [row.get("win_rate_low"), row.get("win_rate_high")]
+    counts = (row.get(key) for key in ("wins", "ties", "torn", "losses", "unparsed"))
+    return (*_rate(row.get("win_rate"), ends), *(_number(count, 0) for count in counts))
+
+
 def reward_table(run: RunFolder) -> Table | None:
     """Lay out reward models: of a test beside its baselines, else as last validated in fit."""
     rows: list[tuple[str, tuple[Cell, ...]]] = []
@@ -202,6 +261,11 @@ def study_table(run: RunFolder) -> Table | None:
             (
                 *_rate(row.get("rate"), row.get("rate_interval")),
                 Cell(text=" ".join(f"{rate:.3f}" for rate in row.get("rates") or [])),
+                _number(row.get("turns"), 2),
+                Cell(text=_interval_text(row.get("difference"), row.get("difference_interval"))),
+                _probability(row.get("p_seeds")),
+                _probability(row.get("p_holm")),
+                _probability(row.get("p_episodes")),
             ),
         )
         for row in study.get("rows") or []
@@ -210,18 +274,52 @@ def study_table(run: RunFolder) -> Table | None:
         return None
     return Table(
         title=f"Study: {study.get('study')}",
-        columns=("success rate, mean over seeds", "95 %", "of each seed"),
+        columns=(
+            "success rate, mean over seeds",
+            "95 %",
+            "of each seed",
+            "average turns",
+            "less the baseline's (95 %)",
+            "p, seeds",
+            "p, Holm",
+            "p, episodes",
+        ),
         rows=tuple(rows),
-        notes=(f"Judged by {study.get('judge')}. The baseline is {study.get('baseline')}.",),
+        notes=(
+            f"Judged by {study.get('judge')}. The baseline is {study.get('baseline')}.",
+            "p, seeds: paired t test over seeds, would new training runs differ as well? p, Holm: "
+            "corrected for the number of arms. p, episodes: McNemar's exact test over the same "
+            "people, do these very policies differ?",
+        ),
     )
 
 
-def _rate(value: float | None, interval: Sequence[float] | None) -> list[Cell]:
+def _difference(row: Mapping[str, Any], key: str) -> str:
+    return _interval_text(row.get(key), (row.get(f"{key}_low"), row.get(f"{key}_high")))
+
+
+def _interval_text(value: float | None, interval: Sequence[float | None] | None) -> str:
+    """Word a figure with its sign, and its interval where there is one."""
+    if value is None:
+        return ""
+    low, high = interval or (None, None)
+    ends = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+    return f"{value:+.3f}{ends}".replace("-", "\u2212")
+
+
+def _probability(value: float | None) -> Cell:
+    if value is None:
+        return Cell(text="")
+    return Cell(text="< .001" if value < 0.001 else f"{value:.3f}")
+
+
+def _rate(value: float | None, interval: Sequence[float | None] | None) -> list[Cell]:
     if value is None:
         return [Cell(text="-"), Cell(text="")]
-    if interval is None or None in interval:
+    ends = [end for end in interval or () if end is not None]
+    if len(ends) < 2:
         return [Cell(text=_percent(value), at=value), Cell(text="")]
-    low, high = (min(max(end, 0.0), 1.0) for end in interval)
+    low, high = (min(max(end, 0.0), 1.0) for end in ends)
     return [
         Cell(text=_percent(value), at=value, low=low, high=high),
         Cell(text=f"{100 * low:.1f} to {100 * high:.1f}"),

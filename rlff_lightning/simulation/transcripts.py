@@ -8,6 +8,16 @@ from pathlib import Path
 from rlff_lightning.types import Episode, LabelledReply, Message
 
 
+def remove_rank_files(folder: Path) -> None:
+    """Remove an earlier run's ``<name>-<rank>.jsonl`` and ``<rank>.jsonl``.
+
+    A run on fewer processes writes fewer files, and would leave the others beside its own.
+    """
+    for file in folder.glob("*.jsonl"):
+        if file.stem.rpartition("-")[2].isdecimal():
+            file.unlink()
+
+
 def write_episodes(episodes: Sequence[Episode], path: Path) -> None:
     """Write episodes as chat-messages JSON lines with the verdict beside each seeker turn."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,7 @@ def test_a_changed_copy_is_used_and_has_another_hash(tmp_path: Path) -> None:
     written = copy_prompts(tmp_path / "mine")
     assert sorted(path.name for path in written) == [
         "critic.en.jinja",
+        "judge.en.jinja",
         "seeker.en.jinja",
         "supporter.en.jinja",
     ]

@@ -83,6 +83,17 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
     assert rows["optimum"]["rate"] > rows["skilled"]["rate"] > rows["hasty"]["rate"]
     assert rows["hasty"]["p_episodes"] < 0.001
     table = (out / "table.md").read_text()
+    (out / "table.md").unlink()
+    # A run without its last stage is missing in a table of what is finished.
+    (out / "skilled/seed-3/evaluate/done.json").rename(out / "kept.json")
+    partly = rlff("study", "toy", "--run", "out", "--table")
+    assert partly.returncode == 0, partly.stdout + partly.stderr
+    assert "1 runs are missing" in (out / "table.md").read_text()
+    (out / "kept.json").rename(out / "skilled/seed-3/evaluate/done.json")
+    again = rlff("study", "toy", "--run", "out", "--table")
+    assert again.returncode == 0
+    assert (out / "table.md").read_text() == table
+    assert "hasty" not in again.stdout.partition("# toy")[0]
     assert summary["judge"]["hash"] in table
     assert table.count("| `") == 3
 

@@ -9,6 +9,7 @@ from scipy.stats import binom, binomtest
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.intervals import (
+    clustered_share_interval,
     mean_interval,
     paired_difference_interval,
     student_quantile,
@@ -119,6 +120,43 @@ def test_mean_over_three_seeds_covers_the_truth_in_93_to_97_percent_of_simulatio
     draws = np.random.default_rng(1).normal(0.6, 0.1, size=(4000, 3))
     ends = [mean_interval(row.tolist()) for row in draws]
     assert 0.93 <= sum(low <= 0.6 <= high for low, high in ends) / len(ends) <= 0.97
+
+
+def test_scores_of_their_own_clusters_have_wilsons_interval() -> None:
+    # v = C/(C-1) p(1-p)/n, so n_eff = C - 1: one trial less than Wilson's, for the mean is known.
+    scores = [1.0] * 13 + [0.0] * 28
+    found = clustered_share_interval(scores, range(41))
+    z, p, n = 1.959964, 13 / 41, 40
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    expected = (middle - reach, middle + reach)
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-6)
+
+
+def test_turns_that_repeat_their_dialogue_count_once() -> None:
+    scores = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    alone = clustered_share_interval(scores, range(6))
+    rows = [(score, dialogue) for dialogue, score in enumerate(scores) for _ in range(9)]
+    low, high = clustered_share_interval(*zip(*rows, strict=True))
+    assert (low, high) == pytest.approx((alone.low, alone.high))
+
+
+def test_scores_without_spread_tell_no_more_than_one_trial_per_cluster() -> None:
+    assert clustered_share_interval([1.0] * 30, [0, 1, 2] * 10) == wilson_interval(3, 3)
+    assert clustered_share_interval([1.0] * 30, [0] * 30) == (0.0, 1.0)
+    assert clustered_share_interval([], []) == (0.0, 1.0)
+
+
+def test_shares_in_clusters_cover_the_truth_in_93_to_97_percent_of_simulations() -> None:
+    # 60 dialogues of 5 pairs; a dialogue's own rate is Beta(2.1, 0.9): on average .7.
+    draw = np.random.default_rng(2)
+    clusters = np.repeat(np.arange(60), 5).tolist()
+    covered = 0
+    for _ in range(1500):
+        scores = draw.binomial(1, np.repeat(draw.beta(2.1, 0.9, 60), 5)).astype(float)
+        low, high = clustered_share_interval(scores.tolist(), clusters)
+        covered += low <= 0.7 <= high
+    assert 0.93 <= covered / 1500 <= 0.97
 
 
 @pytest.mark.parametrize("counts", [(-1, 0, 3), (2, 2, 3)])

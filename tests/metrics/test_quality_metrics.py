@@ -1,3 +1,4 @@
+import math
 import random
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_bleu_is_that_of_sacrebleu() -> None:
         expected = bleu.corpus_score(said, [human]).score / 100
         assert found[f"bleu_{size}"] == pytest.approx(expected, abs=1e-6)
         assert expected > 0.01
+        assert found[f"bleu_{size}_low"] < expected < found[f"bleu_{size}_high"]
+
+
+def test_bleu_without_a_shared_pair_of_words_is_nothing_and_one_dialogue_bounds_nothing() -> None:
+    likeness = ReferenceLikeness()
+    likeness.update([say("you feel"), say("")], [say("feel you"), say("hm")], torch.tensor([5, 5]))
+    found = likeness.compute()
+    assert (found["bleu_2"], found["bleu_4"]) == (0, 0)
+    assert found["bleu_2_high"] == math.inf
 
 
 def test_rouge_l_is_that_of_googles_package() -> None:
@@ -84,9 +94,17 @@ def test_variety_over_batches_is_that_of_all_texts_together() -> None:
     texts = [words(reply.text) for reply in babble(40)[0]]
     for size in (1, 2):
         metric = Distinct(size)
-        metric.update(texts[:15])
-        metric.update(texts[15:])
-        assert metric.compute() == pytest.approx(distinct(texts, size))
+        dialogues = torch.arange(40) // 4
+        metric.update(texts[:15], dialogues[:15])
+        metric.update(texts[15:], dialogues[15:])
+        found = metric.compute()
+        assert found.value == pytest.approx(distinct(texts, size))
+        # Leaving out the dialogues one by one, as the definition says.
+        without = [distinct(texts[:start] + texts[start + 4 :], size) for start in range(0, 40, 4)]
+        middle = sum(without) / 10
+        error = math.sqrt(0.9 * sum((other - middle) ** 2 for other in without))
+        # t(.975; 9) = 2.26216
+        assert found.high - found.value == pytest.approx(2.26216 * error, rel=1e-5)
     with pytest.raises(UserError, match=r"Distinct.size must be at least 1, got 0"):
         Distinct(0)
 

@@ -33,6 +33,14 @@ def test_two_processes_give_the_table_of_one(
         files = (tmp_path / name / "episodes").glob("mixed--worst-*.jsonl")
         ids = [json.loads(line)["id"] for file in files for line in file.open()]
         assert len(ids) == len(set(ids)) == 31
+    # Evaluated once more in the same folder, by one process: nothing of the second one's is left.
+    again = tmp_path / "two"
+    module = GoalModule(
+        {"mixed": MixedSupporter()}, ScriptedSeeker(), ScriptedCritic(), num_episodes=5
+    )
+    quiet_trainer(again).test(module, verbose=False)
+    names = sorted(file.name for file in again.glob("*/*") if file.is_file())
+    assert names == ["mixed-0.jsonl", "mixed.md"]
     one, two = summaries
     assert len(flat(one)) > 100
     assert flat(one) == pytest.approx(flat(two), rel=1e-5)

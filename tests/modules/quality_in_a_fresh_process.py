@@ -8,7 +8,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from rlff_lightning.agents.base import Supporter
+from rlff_lightning.agents.reply_judge import DIMENSIONS, Rating, ReplyJudge
 from rlff_lightning.data.replies import ScriptedReplies
+from rlff_lightning.functional.preferences import Preference
 from rlff_lightning.modules.quality import QualityModule
 from rlff_lightning.types import Conversation, Message
 
@@ -27,6 +29,26 @@ class Asker(Supporter):
         ]
 
 
+class Lengthy(ReplyJudge):
+    """Rates by length, and prefers what is shown first unless the other is much longer."""
+
+    name = "lengthy"
+
+    def rate(self, contexts: Sequence[Conversation], replies: Sequence[Message]) -> list[Rating]:
+        return [dict.fromkeys(DIMENSIONS, 1 + len(reply.text) % 5) for reply in replies]
+
+    def prefer(
+        self,
+        contexts: Sequence[Conversation],
+        firsts: Sequence[Message],
+        seconds: Sequence[Message],
+    ) -> list[Preference | None]:
+        return [
+            "second" if len(second.text) > len(first.text) + 5 else "first"
+            for first, second in zip(firsts, seconds, strict=True)
+        ]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     devices, folder = int(sys.argv[1]), Path(sys.argv[2])
@@ -41,4 +63,7 @@ if __name__ == "__main__":
         enable_model_summary=False,
     )
     data = ScriptedReplies(num_dialogues=40, corpus_seed=6, batch_size=4, val_fraction=0.1)
-    trainer.test(QualityModule({"asker": Asker()}, batch_size=5), data, verbose=False)
+    module = QualityModule(
+        {"asker": Asker()}, batch_size=5, judge=Lengthy(), comparisons=[("asker", "human")]
+    )
+    trainer.test(module, data, verbose=False)

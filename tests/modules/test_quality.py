@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from rlff_lightning.agents.base import Supporter
+from rlff_lightning.agents.reply_judge import DIMENSIONS, Rating, ReplyJudge
 from rlff_lightning.data.replies import FileReplies, Replies, ScriptedReplies
 from rlff_lightning.errors import UserError
+from rlff_lightning.functional.intervals import wilson_interval
+from rlff_lightning.functional.preferences import Preference
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.modules.quality import QualityModule
 from rlff_lightning.types import Conversation, Message
@@ -30,6 +33,34 @@ class Knowing(Supporter):
         silence = Message(role="supporter", text="", failure="the server is gone")
         known = [self.replies[conversation.id] for conversation in conversations]
         return [silence] * len(known) if self.is_silent else known
+
+
+class Wordy(ReplyJudge):
+    """Rates and prefers by the number of words."""
+
+    name = "wordy"
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def rate(self, contexts: Sequence[Conversation], replies: Sequence[Message]) -> list[Rating]:
+        values = [min(5, len(reply.text.split())) for reply in replies]
+        return [dict.fromkeys(DIMENSIONS, value) for value in values]
+
+    def prefer(
+        self,
+        contexts: Sequence[Conversation],
+        firsts: Sequence[Message],
+        seconds: Sequence[Message],
+    ) -> list[Preference | None]:
+        found: list[Preference | None] = []
+        for first, second in zip(firsts, seconds, strict=True):
+            more = len(first.text.split()) - len(second.text.split())
+            found.append("first" if more > 0 else "second" if more < 0 else "tie")
+        return found
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def scripted() -> ScriptedReplies:
@@ -101,11 +132,56 @@ def test_one_dialogue_has_no_interval_no_strategy_no_share_and_an_encoder_its_sc
     assert not any(name.startswith("strategy") for name in row)
 
 
+def test_a_judge_rates_everybody_and_compares_both_ways(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    judge = Wordy()
+    comparisons = [("knowing", "silent"), ("human", "knowing"), ("human", "human_elsewhere")]
+    data = scripted()
+    summary = measure(tmp_path, quiet_trainer, data, judge=judge, comparisons=comparisons)
+    assert judge.is_closed
+    rows = summary["supporters"]
+    assert summary["judge"]["name"] == "wordy"
+    # Nobody asks the judge about silence: it has the lowest rating, and every word is better.
+    assert [rows["silent"][f"judged/{name}"] for name in DIMENSIONS] == [1] * 5
+    assert rows["human"]["judged/overall"] == rows["knowing"]["judged/overall"] > 4
+    spoken, same, other = summary["comparisons"]
+    assert (spoken["first"], spoken["second"]) == ("knowing", "silent")
+    assert (spoken["wins"], spoken["win_rate"]) == (spoken["pairs"], 1)
+    # All pairs agree: no more is known than of one pair per dialogue, 4 of 4.
+    assert spoken["win_rate_low"] == pytest.approx(wilson_interval(4, 4).low)
+    assert (same["ties"], same["torn"], same["win_rate"]) == (same["pairs"], 0, 0.5)
+    lines = [json.loads(line) for line in (tmp_path / "replies" / "0.jsonl").open()]
+    counts = [
+        [len(line["replies"][name]["content"].split()) for name in ("human", "human_elsewhere")]
+        for line in lines
+    ]
+    assert other["wins"] == sum(own > their for own, their in counts)
+    assert other["losses"] == sum(own < their for own, their in counts)
+    assert [line["ratings"]["human"]["overall"] for line in lines] == [
+        min(5, own) for own, _ in counts
+    ]
+    assert {line["comparisons"][0]["swapped"] for line in lines} == {"second"}
+
+
+def test_every_two_policies_are_compared_unless_pairs_are_named() -> None:
+    policies = {name: Knowing(scripted()) for name in "abc"}
+    pairs = QualityModule(policies, judge=Wordy()).comparisons
+    assert pairs == [("a", "b"), ("a", "c"), ("b", "c")]
+    with pytest.raises(UserError, match=r"comparisons need a judge, got none"):
+        QualityModule(policies, comparisons=[("a", "b")])
+    for pair in (("a", "a"), ("a", "d")):
+        with pytest.raises(UserError, match=r"two different supporters of a, b, c, human, human_e"):
+            QualityModule(policies, judge=Wordy(), comparisons=[pair])
+
+
 @pytest.mark.timeout(900)
 def test_two_processes_give_the_table_of_one(tmp_path: Path) -> None:
     summaries = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
+        (folder / "replies").mkdir(parents=True)
+        (folder / "replies" / "2.jsonl").write_text("{}\n")
         command = [sys.executable, str(SCRIPT), str(devices), str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -116,8 +192,13 @@ def test_two_processes_give_the_table_of_one(tmp_path: Path) -> None:
     assert summaries[0]["contexts"] % 2 == 1
     for name in one:
         assert two[name] == pytest.approx(one[name], abs=1e-6)
-    rows = [(tmp_path / "2" / "replies" / f"{rank}.jsonl").read_text() for rank in (0, 1)]
-    assert sum(len(text.splitlines()) for text in rows) == summaries[0]["contexts"]
+    [compared] = summaries[0]["comparisons"]
+    assert compared["pairs"] == summaries[0]["contexts"]
+    assert min(compared["torn"], compared["wins"] + compared["losses"]) > 0
+    # The second run wrote two files into a folder where an earlier one had written three.
+    texts = [file.read_text() for file in (tmp_path / "2" / "replies").iterdir()]
+    assert len(texts) == 2
+    assert sum(len(text.splitlines()) for text in texts) == summaries[0]["contexts"]
 
 
 def test_mistakes_are_told_before_anything_is_asked() -> None:

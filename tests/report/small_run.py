@@ -37,7 +37,14 @@ def _evaluate(folder: Path, text: str) -> None:
         for name, rate in rates.items()
     }
     judge = {"name": "scripted <b>judge</b>", "max_turns": 2}
-    summary = {"policies": policies, "judge": judge}
+    agreement = {"kappa_success": 0.4, "kappa_outcome": None, "difference": -0.125}
+    entry = {
+        "first_judge": {"success_rate": 0.5, "ci95": [0.25, 0.75]},
+        "second_judge": {"success_rate": 0.625, "ci95": [0.375, 0.875]},
+        "agreement": {**agreement, "difference_low": -0.5, "difference_high": 0.25},
+    }
+    held_out = {"judge": {"name": "another judge"}, "people": {"worst": {"rlff": entry}}}
+    summary = {"policies": policies, "judge": judge, "held_out": held_out}
     (folder / "summary.json").write_text(json.dumps(summary))
     for policy, solved in (("sft", 1), ("rlff", 2)):
         rows = [
@@ -125,7 +132,17 @@ def _quality(folder: Path, text: str) -> None:
     (folder / "replies").mkdir(parents=True)
     row = {"words": 9.0, "bleu_2": 0.1, "rouge_l": 0.25, "rouge_l_low": None, "distinct_1": 0.5}
     human = {"words": 12.0, "distinct_1": 0.6}
-    summary = {"contexts": 1, "dialogues": 1, "supporters": {"rlff": row, "human": human}}
+    for rated, value in ((row, 3.25), (human, None)):
+        rated |= {"judged/fluency": value, "judged/unparsed": 0.125}
+    compared = {"first": "rlff", "second": "human", "win_rate": 0.625, "win_rate_low": 0.5}
+    compared |= {"win_rate_high": 0.75, "wins": 31, "ties": 3, "torn": 2, "losses": 17}
+    summary = {
+        "contexts": 1,
+        "dialogues": 1,
+        "supporters": {"rlff": row, "human": human},
+        "judge": {"name": "a judge of replies", "hash": "abc"},
+        "comparisons": [compared],
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
     reply = {
         "id": "talk-1/t1",
@@ -135,5 +152,6 @@ def _quality(folder: Path, text: str) -> None:
             "rlff": {"role": "supporter", "content": "A policy's reply."},
             "human": {"role": "supporter", "content": "A human's reply."},
         },
+        "ratings": {"rlff": {"fluency": 4, "overall": None}},
     }
     (folder / "replies" / "0.jsonl").write_text(json.dumps(reply) + "\n")

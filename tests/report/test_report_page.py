@@ -77,6 +77,11 @@ def test_every_part_of_a_run_is_on_the_page(page: Page) -> None:
         "Reliability of the reward model",
         "Simulated reward against length",
         "Response quality: one reply to each of 1 contexts in 1 dialogues",
+        "\u22120.125 (\u22120.500 to +0.250)",  # of the second judge's rate from the first's
+        "kappa of turns",
+        "Judged by a judge of replies, abc",
+        "rlff against human",
+        "50.0 to 75.0",  # its win rate's interval
     ):
         assert words in page.text
     assert "train/never" not in page.text
@@ -99,6 +104,8 @@ def test_an_item_holds_what_can_be_read_of_it(page: Page) -> None:
     best, other = items[kinds.index("futures")]["branches"]
     assert (best["value"], other["value"]) == (0.75, -0.25)
     assert best["futures"][1]["messages"][0]["value"] == 0.5
+    rated = items[kinds.index("replies")]["branches"]
+    assert [reply["rewards"] for reply in rated] == [{"fluency": 4}, {}]
     sample = items[kinds.index("samples")]["branches"][1]
     assert (sample["text"], sample["think"], sample["label"]) == ("said 1", "plan 1", "cut off")
 
@@ -130,6 +137,7 @@ def test_one_stage_alone_is_a_run(small_run: Callable[..., Path], tmp_path: Path
 
 def test_a_study_has_its_table(tmp_path: Path) -> None:
     row = {"name": "K=2", "rate": 0.5, "rate_interval": [0.3, 0.7], "rates": [0.4, 0.6]}
+    row |= {"turns": 4.5, "difference": -0.25, "difference_interval": None, "p_episodes": 0.0001}
     study = {"study": "Look-ahead", "judge": "scripted", "baseline": "K=0", "rows": [row]}
     (tmp_path / "study.json").write_text(json.dumps(study))
     (tmp_path / "cell").mkdir()
@@ -137,6 +145,8 @@ def test_a_study_has_its_table(tmp_path: Path) -> None:
     text = Page(render(find_run(tmp_path), max_items=1)).text
     assert "Study: Look-ahead" in text
     assert "30.0 to 70.0" in text
+    assert "\u22120.250" in text
+    assert "< .001" in text
 
 
 @pytest.mark.parametrize(
