@@ -3,13 +3,17 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from rlff_lightning.commands.study_file import Study
 from rlff_lightning.errors import UserError
+from rlff_lightning.modules.goal_settings import MAIN
+
+HELD_OUT = "held_out/"
+"""Begins the keys of what other people and the second judge say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +47,8 @@ class Row:
     """95 %, Student's t over seeds; None for a single seed."""
     turns: float
     """Average turns, mean over seeds."""
+    held_out: Mapping[str, float] = field(default_factory=dict)
+    """Success rates with held-out people and under the second judge, means over seeds."""
     difference: float | None = None
     """Mean over seeds of the success rate less the baseline's under the same seed."""
     difference_interval: tuple[float, float] | None = None
@@ -97,10 +103,24 @@ def _row_of(name: str, summaries: Sequence[Mapping[str, Any]], file: Path) -> Ma
                     f"{file}: policy {name} must be judged as the others are, by "
                     f"{_judge(summaries[0])}, got {_judge(summary)}"
                 )
-            row: Mapping[str, Any] = policies[name]
-            return row
+            return {**policies[name], **_held_out(name, summary)}
     known = ", ".join(key for summary in summaries for key in summary.get("policies", {}))
     raise UserError(f"{file}: no policy {name!r} in it, only {known}")
+
+
+def _held_out(name: str, summary: Mapping[str, Any]) -> dict[str, float]:
+    """Success rates with other people and under the second judge; none where nothing was held out.
+
+    The usual people under the first judge are the result itself.
+    """
+    rates: dict[str, float] = {}
+    for people, policies in ((summary.get("held_out") or {}).get("people") or {}).items():
+        entry = policies.get(name, {})
+        if people != MAIN and "first_judge" in entry:
+            rates[f"{HELD_OUT}{people}"] = entry["first_judge"]["success_rate"]
+        if "second_judge" in entry:
+            rates[f"{HELD_OUT}{people}, second judge"] = entry["second_judge"]["success_rate"]
+    return rates
 
 
 def _judge(summary: Mapping[str, Any]) -> str:
@@ -145,9 +165,14 @@ def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
 
 def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
     rates = tuple(float(row["success_rate"]) for row in figures)
-    turns = fmean(row["average_turns"] for row in figures)
+    held_out = [key for key in figures[0] if key.startswith(HELD_OUT)]
     return Row(
-        name=name, rates=rates, rate=fmean(rates), rate_interval=_interval(rates), turns=turns
+        name=name,
+        rates=rates,
+        rate=fmean(rates),
+        rate_interval=_interval(rates),
+        turns=fmean(row["average_turns"] for row in figures),
+        held_out={key.removeprefix(HELD_OUT): fmean(r[key] for r in figures) for key in held_out},
     )
 
 

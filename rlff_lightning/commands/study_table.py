@@ -65,6 +65,7 @@ def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
             _p(row.p_episodes),
         ]
         lines.append(f"| {' | '.join(cells_of_row)} |")
+    lines += _held_out(rows)
     missing = len(study.arms) * len(study.seeds) - len(cells)
     lines += [
         "",
@@ -77,6 +78,18 @@ def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _held_out(rows: Sequence[Row]) -> list[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row.held_out))
+    if not names:
+        return []
+    lines = ["", "Success rates held out, means over seeds:", ""]
+    lines += [f"| arm | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for row in rows:
+        rates = [f"{row.held_out[name]:.3f}" if name in row.held_out else "" for name in names]
+        lines.append(f"| `{row.name}` | {' | '.join(rates)} |")
+    return lines
 
 
 def _csv(cells: Sequence[Cell]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -49,31 +50,35 @@ def _policies(summary: Mapping[str, Any]) -> Table:
 
 
 def _held_out(held_out: Mapping[str, Any]) -> Table:
-    table = Table(title="Held out")
-    table.add_column("people")
-    table.add_column("policy")
-    columns = ["success rate", "95 % interval"]
+    # Light lines and intervals on a line of their own: it must fit into 80 columns.
+    table = Table(title="Held out (95 % below)", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("people", no_wrap=True)
+    table.add_column("policy", no_wrap=True)
+    columns = ["success rate"]
     has_second = "judge" in held_out
     if has_second:
-        columns += ["by the second judge", "first less second", "kappa", "kappa of turns"]
+        columns += ["second judge", "first less second", "kappa", "of turns"]
     for column in columns:
         table.add_column(column, justify="right")
     for people, policies in held_out["people"].items():
         for name, entry in policies.items():
-            first = entry["first_judge"]
-            low, high = first["ci95"]
-            cells = [f"{first['success_rate']:.3f}", f"{low:.3f} to {high:.3f}"]
+            cells = [_rate(entry["first_judge"])]
             if has_second:
                 agreed = entry["agreement"]
                 ends = f"{agreed['difference_low']:+.3f} to {agreed['difference_high']:+.3f}"
                 cells += [
-                    f"{entry['second_judge']['success_rate']:.3f}",
-                    f"{agreed['difference']:+.3f} ({ends})",
+                    _rate(entry["second_judge"]),
+                    f"{agreed['difference']:+.3f}\n{ends}",
                     _kappa(agreed["kappa_success"]),
                     _kappa(agreed["kappa_outcome"]),
                 ]
             table.add_row(people, name, *cells)
     return table
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]
+    return f"{row['success_rate']:.3f}\n{low:.3f} to {high:.3f}"
 
 
 def _named(judge: Any) -> str:

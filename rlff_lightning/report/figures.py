@@ -38,8 +38,7 @@ class Chart(NamedTuple):
 
 def success_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
     """Draw SR@t of every policy; none if no policy has it."""
-    curves = {name: _by_turn(row) for name, row in policies.items()}
-    curves = {name: curve for name, curve in curves.items() if curve}
+    curves = _by_turn(policies, "success_rate_at")
     if not curves:
         return None
 
@@ -58,11 +57,33 @@ def success_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
     return Chart("Goal reached within t turns", svg)
 
 
-def _by_turn(row: Mapping[str, Any]) -> list[float]:
-    curve: list[float] = []
-    while (value := row.get(f"success_rate_at/{len(curve) + 1}")) is not None:
-        curve.append(float(value))
-    return curve
+def value_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+    """Draw how seekers fare turn by turn, over all episodes; none if no policy has it."""
+    curves = _by_turn(policies, "critic_value_carried_at")
+    if not curves:
+        return None
+
+    def paint(axes: Axes) -> None:
+        for number, (name, curve) in enumerate(curves.items()):
+            turns = range(1, len(curve) + 1)
+            axes.plot(turns, curve, ".-", color=colour(number), markersize=5, label=name)
+        axes.set(xlabel="supporter turns", ylim=(-1.05, 1.05))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="best")
+
+    ends = ", ".join(f"{name} {curve[-1]:+.2f}" for name, curve in curves.items())
+    svg = draw("value-by-turn", f"Mean critic value by turn; at the end: {ends}", paint)
+    note = "\u22121 is worse, +1 solved; an episode that has ended keeps its last value."
+    return Chart("How seekers fare, turn by turn", svg, note)
+
+
+def _by_turn(policies: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, list[float]]:
+    """Collect a figure's values from turn 1 on by policy; policies without it are left out."""
+    curves: dict[str, list[float]] = {name: [] for name in policies}
+    for name, row in policies.items():
+        while (value := row.get(f"{key}/{len(curves[name]) + 1}")) is not None:
+            curves[name].append(float(value))
+    return {name: curve for name, curve in curves.items() if curve}
 
 
 def learning_curves(run: RunFolder) -> tuple[list[Chart], list[Chart]]:

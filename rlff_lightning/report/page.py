@@ -45,6 +45,7 @@ def render(run: RunFolder, *, max_items: int) -> str:
         goal=tables.goal_table(summary),
         held_out=tables.held_out_table(summary),
         by_turn=figures.success_by_turn(summary.get("policies") or {}),
+        fare=figures.value_by_turn(summary.get("policies") or {}),
         outcomes=tables.outcome_shares(summary),
         first_curves=first_curves,
         more_curves=more_curves,

@@ -26,6 +26,16 @@ model:
     seeker: {{class_path: {SCRIPTED}.seeker.ScriptedSeeker}}
     critic: {{class_path: {SCRIPTED}.seeker.ScriptedCritic}}
     num_episodes: 40
+    held_out:
+      class_path: rlff_lightning.modules.goal_settings.HeldOut
+      init_args:
+        judge:
+          class_path: {SCRIPTED}.wording_critic.WordingCritic
+          init_args: {{goal: relief}}
+        seekers:
+          noisy:
+            class_path: {SCRIPTED}.seeker.ScriptedSeeker
+            init_args: {{temperament: {{noise: 0.5}}}}
 """
 OPTIMUM = f"optimum: {{class_path: {SCRIPTED}.supporter.OptimalSupporter}}"
 OWN = f"""\
@@ -80,6 +90,14 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
         assert float(line["success_rate"]) == summary["policies"]["own"]["success_rate"]
     study = json.loads((out / "study.json").read_text())
     rows = {row["name"]: row for row in study["rows"]}
+    other = summary["held_out"]["people"]
+    assert rows["hasty"]["held_out"] == {
+        "noisy": other["noisy"]["own"]["first_judge"]["success_rate"],
+        "seeker, second judge": other["seeker"]["own"]["second_judge"]["success_rate"],
+        "noisy, second judge": other["noisy"]["own"]["second_judge"]["success_rate"],
+    }
+    assert float(lines[1]["held_out/noisy"]) == rows["hasty"]["held_out"]["noisy"]
+    assert rows["optimum"]["held_out"].keys() == rows["hasty"]["held_out"].keys()
     assert rows["optimum"]["rate"] > rows["skilled"]["rate"] > rows["hasty"]["rate"]
     assert rows["hasty"]["p_episodes"] < 0.001
     table = (out / "table.md").read_text()
@@ -95,7 +113,7 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
     assert (out / "table.md").read_text() == table
     assert "hasty" not in again.stdout.partition("# toy")[0]
     assert summary["judge"]["hash"] in table
-    assert table.count("| `") == 3
+    assert table.count("| `") == 2 * 3
 
 
 STUDY_OF_TWO = Study(

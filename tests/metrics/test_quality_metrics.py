@@ -76,6 +76,21 @@ def test_rouge_l_of_a_worked_example() -> None:
     assert rouge_l("you feel fine", "do you really feel") == pytest.approx(4 / 7)
 
 
+def test_meteor_is_nltks_without_a_thesaurus() -> None:
+    from nltk.tokenize import wordpunct_tokenize
+    from nltk.translate.meteor_score import meteor_score
+
+    class Empty:
+        def synsets(self, word: str) -> list[object]:
+            return []
+
+    replies, references, _ = babble(40)
+    for reply, human in zip(replies, references, strict=True):
+        said, meant = (wordpunct_tokenize(m.text.lower()) for m in (reply, human))
+        expected = meteor_score([meant], said, wordnet=Empty())
+        assert meteor_without_synonyms(reply.text, human.text) == pytest.approx(expected, abs=1e-6)
+
+
 def test_meteor_counts_stems_and_chunks_but_no_synonyms() -> None:
     # Matched: "you", "feel" exactly, "exams" with "exam" by its stem; 3 of 4 words in the reply,
     # 3 of 5 in the reference. F = P R / (.9 P + .1 R) = .45 / .735. "feel exam" lies together and

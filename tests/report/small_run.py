@@ -30,6 +30,8 @@ def _evaluate(folder: Path, text: str) -> None:
             "episodes": 3,
             "success_rate_at/1": 0.0,
             "success_rate_at/2": rate,
+            "critic_value_carried_at/1": -0.5,
+            "critic_value_carried_at/2": rate - 0.5,
             "outcome_share/same": 1 - rate,
             "outcome_share/solved": rate,
             "outcome_share/unparsed": 0.0,

@@ -72,6 +72,7 @@ def test_every_part_of_a_run_is_on_the_page(page: Page) -> None:
         "33.3 %",  # sft's success rate
         "16.7 to 46.7",  # and its interval
         "Goal reached within t turns",
+        "How seekers fare, turn by turn",
         "rollout/reward",
         "train/other",
         "Reliability of the reward model",
@@ -182,7 +183,7 @@ def test_charts_follow_the_theme_of_the_page(
 ) -> None:
     content = render(find_run(small_run(tmp_path / "run")), max_items=10)
     charts = re.findall(r"<svg.*?</svg>", content, flags=re.DOTALL)
-    assert len(charts) == 6
+    assert len(charts) == 7
     for chart in charts:
         assert "var(--ink)" in chart or "var(--soft)" in chart
         # Black, white and stand-ins would be wrong in one of the themes.
