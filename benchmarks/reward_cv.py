@@ -46,15 +46,20 @@ class Recipe(NamedTuple):
     """Context and reply ``joined``, or ``apart``."""
     messages: int
     """Latest turns of context shown."""
+    layers: int
+    """Layers of the encoder whose states are averaged, from the last."""
     labels: LabelKind
     """What the head regresses."""
 
 
 RECIPES = [
-    Recipe(reads, messages, labels)
-    for reads, messages in (("joined", 6), ("apart", 6))
+    Recipe(reads, 6, layers, labels)
+    for reads in ("joined", "apart")
+    for layers in (1, 4)
     for labels in ("values", "ranks")
 ]
+DEFAULT = Recipe("apart", 6, 4, "ranks")
+"""What the real-dialogue pipeline trains."""
 
 
 def main() -> None:
@@ -99,7 +104,7 @@ def _label(path: str, horizon: int) -> list[LabelledReply]:
 
 
 def _cross_validate(
-    records: list[LabelledReply], states: dict[tuple[str, int], Tensor], split: int
+    records: list[LabelledReply], states: dict[tuple[str, int, int], Tensor], split: int
 ) -> dict[str, dict[str, float]]:
     """Predict every reply by models that saw no reply of its dialogue."""
     names = ["tfidf_ridge", "turn_number", "training_mean"]
@@ -115,7 +120,7 @@ def _cross_validate(
         best = -torch.inf
         for recipe in RECIPES if states else ():
             started = time.perf_counter()
-            own = states[recipe[:2]]
+            own = states[recipe[:3]]
             predicted, alpha = _fit(recipe, own[train], known, own[test], RidgeProbe())
             scores[_name(recipe)][test] = predicted
             inner = _inner_score(recipe, own[train], known, split + 1000, alpha)
@@ -166,15 +171,21 @@ def _inner_score(
     return spearman_corrcoef(scores, torch.tensor([record.value for record in train])).item()
 
 
-def _all_states(folder: str, records: Sequence[LabelledReply]) -> dict[tuple[str, int], Tensor]:
-    return {key: _states(folder, records, *key) for key in dict.fromkeys(r[:2] for r in RECIPES)}
+def _all_states(
+    folder: str, records: Sequence[LabelledReply]
+) -> dict[tuple[str, int, int], Tensor]:
+    return {key: _states(folder, records, *key) for key in dict.fromkeys(r[:3] for r in RECIPES)}
 
 
 @torch.no_grad()
-def _states(folder: str, records: Sequence[LabelledReply], reads: str, messages: int) -> Tensor:
+def _states(
+    folder: str, records: Sequence[LabelledReply], reads: str, messages: int, layers: int
+) -> Tensor:
     """Give what a head would read of every reply, by a frozen encoder."""
     backbone = Backbone(folder)
-    head = HeadSettings(pooling="mean", reads="apart" if reads == "apart" else "joined")
+    head = HeadSettings(
+        pooling="mean", reads="apart" if reads == "apart" else "joined", layers=layers
+    )
     model = RewardModel(backbone.build_trunk(), head).eval()
     limits = RewardInput(max_messages=messages, max_tokens=512, too_long="drop_oldest")
     shown = RewardFormat(backbone.tokenizer(), limits)
@@ -192,13 +203,12 @@ def _states(folder: str, records: Sequence[LabelledReply], reads: str, messages:
 def _sanity(
     folder: str,
     records: Sequence[LabelledReply],
-    states: dict[tuple[str, int], Tensor],
+    states: dict[tuple[str, int, int], Tensor],
     helped: str,
     failed: str,
 ) -> dict[str, float]:
     """Score replies of dialogues that helped and of some that did not; all models saw neither."""
-    recipe = Recipe("apart", 6, "ranks")
-    own = states[recipe[:2]]
+    recipe, own = DEFAULT, states[DEFAULT[:3]]
     judged = {text for r in records for text in (m.text for m in r.context.messages)}
     figures: dict[str, float] = {}
     means = []
@@ -218,7 +228,7 @@ def _sanity(
             LabelledReply(context=context, reply=reply, value=0.0, standard_error=0.0)
             for context, reply in replies
         ]
-        scores, _ = _fit(recipe, own, records, _states(folder, rows, *recipe[:2]), RidgeProbe())
+        scores, _ = _fit(recipe, own, records, _states(folder, rows, *recipe[:3]), RidgeProbe())
         means.append(scores)
         figures |= {f"{name}_mean": scores.mean().item(), f"{name}_replies": float(len(rows))}
     good, bad = means
@@ -229,7 +239,7 @@ def _sanity(
 
 
 def _name(recipe: Recipe) -> str:
-    return f"encoder {recipe.reads} {recipe.messages} {recipe.labels}"
+    return f"encoder {recipe.reads} {recipe.layers} layers {recipe.labels}"
 
 
 def _packaged_encoder() -> str | None:
@@ -241,7 +251,7 @@ def _packaged_encoder() -> str | None:
 
 def _print(row: dict[str, float | str]) -> None:
     print(
-        f"H={row['horizon']} split {row['split']} {row['model']:28s} spearman "
+        f"H={row['horizon']} split {row['split']} {row['model']:31s} spearman "
         f"{row['spearman']:.3f} ({row['spearman_low']:.3f} … {row['spearman_high']:.3f}) "
         f"pearson {row['pearson']:.3f} mse {row['mse']:.4f} {row['seconds']:.0f} s",
         flush=True,

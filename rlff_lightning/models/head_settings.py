@@ -21,6 +21,9 @@ class HeadSettings:
             latest message and the reply each by itself (sentence encoders are made for that).
         pooling: State that is read: of the ``last`` attended token (decoders), the ``mean`` over
             all, or the first one's, ``cls`` (encoders).
+        layers: Layers whose states are averaged before pooling, counted from the last. The layers
+            below the last tell more to a linear head (Devlin et al. 2019, arXiv:1810.04805,
+            table 7), for the last one is made for what the trunk was pretrained on.
         class_values: Value of each outcome, for ``outcomes`` only.
         members: Heads of an ensemble on one trunk; each learns from about 63 % of the contexts, so
             that they disagree where a reward is not to be trusted. 1 is no ensemble.
@@ -29,6 +32,7 @@ class HeadSettings:
     kind: Literal["regression", "outcomes", "binary"] = "regression"
     reads: Reads = "joined"
     pooling: Pooling = "last"
+    layers: int = 1
     class_values: tuple[float, ...] = ()
     members: int = 1
 
@@ -38,9 +42,11 @@ class HeadSettings:
                 "HeadSettings.class_values must be two or more for kind 'outcomes' and none for "
                 f"other kinds, got {self.class_values} for {self.kind!r}"
             )
-
-        if self.members < 1:
-            raise UserError(f"HeadSettings.members must be at least 1, got {self.members!r}")
+        for name in ("layers", "members"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"HeadSettings.{name} must be at least 1, got {getattr(self, name)!r}"
+                )
 
     @property
     def num_states(self) -> int:

@@ -82,6 +82,7 @@ def read_reward_files(folder: Path, *, dtype: Literal["float32", "bfloat16"]) ->
             kind=found["kind"],
             reads=found.get("reads", "joined"),
             pooling=found["pooling"],
+            layers=found.get("layers", 1),
             class_values=tuple(found["class_values"]),
             members=found.get("members", 1),
         ),

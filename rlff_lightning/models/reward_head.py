@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from peft import PeftModel
@@ -55,7 +55,13 @@ class RewardModel(nn.Module):
                 f"{type(base).__name__} cannot score: it takes no position_ids, so that padding "
                 "would change a score"
             )
-        width = base.config.get_text_config().hidden_size * settings.num_states
+        config = base.config.get_text_config()
+        if settings.layers > config.num_hidden_layers:
+            raise UserError(
+                f"HeadSettings.layers must be at most {config.num_hidden_layers}, the layers of "
+                f"this {type(base).__name__}, got {settings.layers!r}"
+            )
+        width = config.hidden_size * settings.num_states
         self.trunk = trunk
         self.settings = settings
         self.head = nn.Linear(width, settings.members * settings.num_outputs, dtype=torch.float32)
@@ -97,11 +103,11 @@ class RewardModel(nn.Module):
         mask = attention_mask.bool()
         places = positions_of(mask)
         self._check_length(places)
-        hidden = self.trunk(
+        hidden = self._hidden(
             input_ids=input_ids,
             attention_mask=mask.long(),
             position_ids=places + self._first_position,
-        ).last_hidden_state
+        )
         return pool(hidden, mask, self.settings.pooling)
 
     def forward_apart(self, contexts: Texts, latest: Texts, replies: Texts) -> Tensor:
@@ -166,7 +172,7 @@ class RewardModel(nn.Module):
             with_last_token=True,
         )
         self._check_length(groups.inputs["position_ids"])
-        hidden = self.trunk(**groups.inputs, use_cache=False).last_hidden_state
+        hidden = self._hidden(**groups.inputs, use_cache=False)
         return self._read(hidden.flatten(0, 1)[groups.last].float())
 
     def values(self, outputs: Tensor, *, pessimism: Pessimism = 0.0) -> Tensor:
@@ -275,6 +281,14 @@ class RewardModel(nn.Module):
             raise UserError(
                 f"HeadSettings.reads must be {reads!r} for this input, got {self.settings.reads!r}"
             )
+
+    def _hidden(self, **inputs: Any) -> Tensor:
+        """Run the trunk; the mean state of the layers that the head reads, ``(B, L, H)``."""
+        layers = self.settings.layers
+        if layers == 1:
+            return cast(Tensor, self.trunk(**inputs).last_hidden_state)
+        states = self.trunk(**inputs, output_hidden_states=True).hidden_states
+        return torch.stack(states[-layers:]).mean(0)
 
     def _read(self, states: Tensor) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):

@@ -44,6 +44,8 @@ from rlff_lightning.modules.window import AccumulationWindow, divide_gradients
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import LabelledReply
 
+_PROBED = 16  # contexts embedded at once while the head is solved
+
 
 class RewardModule(LightningModule):
     """Learn the future-oriented reward of a reply in its context.
@@ -144,14 +146,18 @@ class RewardModule(LightningModule):
         model = self._scorer
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
-        states = []
-        for group in by_context(train):
-            batch = self.on_before_batch_transfer([group], 0)
+        states: list[Tensor] = []
+        rows: list[LabelledReply] = []
+        # Contexts of like length together: padding costs as much as words.
+        groups = sorted(by_context(train), key=_length)
+        for start in range(0, len(groups), _PROBED):
+            part = groups[start : start + _PROBED]
+            batch = self.on_before_batch_transfer(part, 0)
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             states.append(head_states(model, batch).cpu())
+            rows += [record for group in part for record in group]
         for module, was_training in modes:
             module.training = was_training
-        rows = [record for group in by_context(train) for record in group]
         read = torch.cat(states)
         assert self._scale is not None
         targets = self._scale.targets(torch.tensor([record.value for record in rows]))
@@ -273,6 +279,10 @@ class RewardModule(LightningModule):
             folder = Path(self.trainer.default_root_dir) / "model"
             self._scorer.save_pretrained(folder, self.tokenizer)
             write_reward_input(self.reads, folder)
+
+
+def _length(group: list[LabelledReply]) -> tuple[int, int]:
+    return len(group), sum(len(message.text) for message in group[0].context.messages)
 
 
 def _draws(model: RewardModel, context_ids: Tensor) -> Sequence[Tensor | None]:

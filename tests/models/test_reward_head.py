@@ -96,6 +96,19 @@ def test_the_score_is_read_at_the_last_attended_token():
     torch.testing.assert_close(model(ids, mask)[0, 0], expected, atol=1e-5, rtol=0)
 
 
+def test_a_head_reads_the_mean_state_of_the_last_layers():
+    model = RewardModel(trunk("bert"), HeadSettings(pooling="mean", layers=2)).eval()
+    states = model.trunk(torch.tensor([TEXTS[1]]), output_hidden_states=True).hidden_states
+    # The embeddings and two layers; the last two count.
+    expected = (states[1] + states[2]).mean(1) / 2
+    torch.testing.assert_close(model.embed(*rows([TEXTS[1]], 1, 2)), expected, atol=1e-5, rtol=0)
+
+
+def test_more_layers_than_the_trunk_has_are_refused():
+    with pytest.raises(UserError, match="at most 2, the layers of this BertModel, got 3"):
+        RewardModel(trunk("bert"), HeadSettings(pooling="mean", layers=3))
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 @pytest.mark.parametrize("sharing", ["shared", "padded", "auto"])
 def test_groups_score_as_their_concatenated_texts(kind: str, sharing: str):
@@ -188,6 +201,7 @@ def trained(model: RewardModel) -> RewardModel:
         {"adapter": LoraSettings(rank=2)},
         {"adapter": LoraSettings(rank=2), "quantize": "nf4"},
         {"is_frozen": True},
+        {"layers": 2},
     ],
 )
 def test_a_loaded_reward_model_scores_the_same(
@@ -195,7 +209,8 @@ def test_a_loaded_reward_model_scores_the_same(
 ):
     options = dict(options)
     is_frozen = options.pop("is_frozen", False)
-    model = RewardModel(Backbone(str(pocket_folder), **options).build_trunk(), HeadSettings())
+    head = HeadSettings(layers=options.pop("layers", 1))
+    model = RewardModel(Backbone(str(pocket_folder), **options).build_trunk(), head)
     if is_frozen:
         model.freeze_trunk()
         assert {name for name, p in model.named_parameters() if p.requires_grad} == {
