@@ -87,7 +87,8 @@ def error_of(capfd: pytest.CaptureFixture[str], *words: str, verb: str = "fit") 
     lines = capfd.readouterr().err.strip().splitlines()
     assert not any("Traceback" in line for line in lines)
     assert lines[-1].startswith("rlff: error: ")
-    assert not Path("run/model").exists()
+    # Not even the config: what stands in the folder stays that of the results beside it.
+    assert not Path("run").exists()
     return lines[-1].removeprefix("rlff: error: ")
 
 
@@ -130,6 +131,28 @@ def test_a_model_folder_without_weights_is_named(
 def test_a_model_folder_that_is_missing_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     policy_config("./gone")
     assert error_of(capfd) == "./gone: no such model folder"
+
+
+def test_a_checkpoint_that_is_damaged_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("x.yaml").write_text(WARM_START)
+    Path("chats.jsonl").write_text(f"{GOOD}\n{GOOD}\n")
+    Path("cut.ckpt").write_bytes(b"PK\x03\x04 and no more")
+    error = error_of(capfd, "--ckpt_path", "cut.ckpt")
+    assert error == "ckpt_path: cut.ckpt is damaged or no checkpoint of PyTorch's format"
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--trainer.accelerator=foo", "invalid accelerator name: `accelerator='foo'`"),
+        ("--model.init_args.learning_rate=-1", "learning_rate must be at least 0, got -1"),
+    ],
+)
+def test_a_setting_that_libraries_refuse_is_one_line_too(
+    option: str, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("x.yaml").write_text(WARM_START)
+    assert line in error_of(capfd, option)
 
 
 def test_a_reward_model_whose_head_was_never_trained_is_refused(

@@ -25,6 +25,8 @@ class Plan:
     """Verb and options."""
     reads: Mapping[str, str]
     """Stages whose outputs the config names, with their fingerprints."""
+    needs: tuple[str, ...]
+    """Paths of those outputs, from the run's folder."""
     inputs: Mapping[str, str]
     """Files outside the run that the config names, and folders that an option names, with their
     SHA-256."""
@@ -58,6 +60,7 @@ def plan_stage(
         for name, fingerprint in earlier.items()
         if any(text.startswith(f"{name}/") for text in texts)
     }
+    needs = tuple(text for text in texts if text.split("/")[0] in reads and "/" in text)
     # A folder that only the config names may be one that the stage writes to.
     options = {word.partition("=")[2] for word in argv}
     inputs = {
@@ -68,7 +71,14 @@ def plan_stage(
     content = [stage.verb, resolved, reads, inputs, __version__]
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    return Plan(stage=stage, argv=tuple(argv), reads=reads, inputs=inputs, fingerprint=fingerprint)
+    return Plan(
+        stage=stage,
+        argv=tuple(argv),
+        reads=reads,
+        needs=needs,
+        inputs=inputs,
+        fingerprint=fingerprint,
+    )
 
 
 def read_marker(run: Path, stage: str, name: str) -> dict[str, Any]:

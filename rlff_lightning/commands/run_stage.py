@@ -54,6 +54,7 @@ class StageRunner:
         if not is_forced and (other := self._take(plan)):
             _say(f"{title} is finished in {other}; taken from there")
             return 0
+        self._check_needs(plan)
         started = read_marker(self._run, stage.name, STARTED)
         is_continued = not done and started.get("fingerprint") == plan.fingerprint
         if not is_continued:
@@ -122,6 +123,15 @@ class StageRunner:
                 state = "has changed since it ran" if done else "is not finished"
                 raise UserError(
                     f"stage {plan.stage.name} reads {name}/, which {state}; run it first"
+                )
+
+    def _check_needs(self, plan: Plan) -> None:
+        for path in plan.needs:
+            if not (self._run / path).exists():
+                maker = path.split("/")[0]
+                raise UserError(
+                    f"stage {plan.stage.name} reads {path}, which is gone from {self._run}; "
+                    f"--from {maker} makes it anew"
                 )
 
     def _move_aside(self, name: str) -> None:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 import warnings
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
+from rlff_lightning.commands.config_record import ConfigRecord
 from rlff_lightning.commands.parse_errors import explain
 from rlff_lightning.errors import UserError
 
@@ -30,6 +32,13 @@ _CHATTER = (
     # Not CSVLogger's "... directory ... exists and is not empty": it deletes what was logged.
     "Checkpoint directory ",
     "The dirpath has changed",
+    # bitsandbytes computes the same without that package.
+    "Failed to load CPU gemm_4bit_forward",
+)
+_CHATTERERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    "bitsandbytes.backends.cpu.ops",
 )
 
 
@@ -50,6 +59,7 @@ class RunCLI(LightningCLI):
             # Data is typed but optional: a module may bring its own loaders.
             None,
             subclass_mode_model=True,
+            save_config_callback=ConfigRecord,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={**raising, **{verb: dict(raising) for verb in _VERBS}},
             args=argv,
@@ -81,6 +91,8 @@ class RunCLI(LightningCLI):
         is_named = path in {None, "last", "best", "hpc"} or str(path).startswith("registry")
         if not is_named and not Path(path).exists():
             raise UserError(f"ckpt_path: {path} is missing; accepted are a checkpoint or last")
+        if not is_named and Path(path).is_file() and not zipfile.is_zipfile(path):
+            raise UserError(f"ckpt_path: {path} is damaged or no checkpoint of PyTorch's format")
         super().instantiate_classes()
 
     @override
@@ -96,7 +108,11 @@ class RunCLI(LightningCLI):
             and config.get("enable_progress_bar") is not False
         ):
             kwargs["callbacks"] = [*callbacks, TQDMProgressBar()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            # Of a flag's value: an unknown accelerator or strategy, say.
+            raise UserError(f"trainer: {error}") from error
 
 
 class _Resolver(RunCLI):
@@ -123,6 +139,7 @@ def resolve(argv: list[str]) -> dict[str, Any]:
     Raises:
         UserError: If the run would refuse the command line.
     """
+    _hush()
     cli = _Resolver(argv)
     resolved: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False))[
         argv[0]
@@ -138,13 +155,15 @@ def _config_files(argv: list[str]) -> list[Path]:
 
 
 def _hush() -> None:
-    """Drop the lines of Lightning that tell a user nothing about the run."""
+    """Drop the lines of libraries that tell a user nothing about the run."""
     for phrase in _CHATTER:
         warnings.filterwarnings("ignore", message=f".*{phrase}")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).addFilter(
-            lambda record: not any(phrase in record.getMessage() for phrase in _CHATTER)
-        )
+    for name in _CHATTERERS:
+        logging.getLogger(name).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(phrase in record.getMessage() for phrase in _CHATTER)
 
 
 def main(argv: list[str]) -> int:

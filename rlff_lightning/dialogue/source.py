@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rlff_lightning.errors import UserError
 
+_DIGITS = 4300  # Python converts no longer number
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -43,7 +45,7 @@ class Record:
         value = self.values.get(key)
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
-        if isinstance(value, str) and value.strip().isdecimal():
+        if isinstance(value, str) and value.strip().isdecimal() and len(value) < _DIGITS:
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.mistake(key, "a whole number")
@@ -175,7 +177,7 @@ def _parse_single(text: str) -> object:
     """Parse an object that spans lines; None if it is no JSON as a whole either."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
 
 
@@ -190,3 +192,5 @@ def _parse(text: str, path: Path, *, first_line: int = 1) -> object:
         ) from None
     except RecursionError:
         raise UserError(f"{path}:{first_line}: JSON is nested too deeply") from None
+    except ValueError:
+        raise UserError(f"{path}:{first_line}: JSON holds a number of too many digits") from None

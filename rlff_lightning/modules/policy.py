@@ -20,7 +20,7 @@ from rlff_lightning.models.backbone import Backbone, LanguageModel
 from rlff_lightning.models.group_inputs import Sharing
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.saving import save_model
-from rlff_lightning.modules.schedules import by_step
+from rlff_lightning.modules.schedules import by_step, check_optimizer
 from rlff_lightning.modules.update_report import UpdateReport, peak_memory_mb
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience
@@ -89,6 +89,7 @@ class PolicyModule(LightningModule, Learner):
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
+        check_optimizer(self)
         self.sharing: Sharing = sharing
         self.adapter_sync: AdapterSync = adapter_sync
         self.max_mismatch = max_mismatch

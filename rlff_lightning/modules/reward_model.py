@@ -39,7 +39,7 @@ from rlff_lightning.modules.reward_batch import (
 )
 from rlff_lightning.modules.reward_report import report_quality
 from rlff_lightning.modules.ridge_probe import RidgeProbe
-from rlff_lightning.modules.schedules import by_step
+from rlff_lightning.modules.schedules import by_step, check_optimizer
 from rlff_lightning.modules.window import AccumulationWindow, divide_gradients
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import LabelledReply
@@ -99,6 +99,7 @@ class RewardModule(LightningModule):
         self.learning_rate = learning_rate
         self.warmup_fraction = warmup_fraction
         self.weight_decay = weight_decay
+        check_optimizer(self)
         self.freeze_backbone = freeze_backbone
         self.trained = trained
         self.model: RewardModel | None = None

@@ -17,7 +17,7 @@ from rlff_lightning.models.pocket import PocketSettings, build_pocket_model
 from rlff_lightning.models.pocket_tokenizer import train_tokenizer
 from rlff_lightning.models.saving import save_model
 from rlff_lightning.models.sequence_logps import sequence_logps
-from rlff_lightning.modules.schedules import by_step
+from rlff_lightning.modules.schedules import by_step, check_optimizer
 from rlff_lightning.modules.window import AccumulationWindow, divide_gradients
 from rlff_lightning.seeds import run_seed
 from rlff_lightning.types import Conversation, Message
@@ -83,6 +83,7 @@ class SupervisedModule(LightningModule):
         self.learning_rate = learning_rate
         self.warmup_fraction = warmup_fraction
         self.weight_decay = weight_decay
+        check_optimizer(self)
         self.seeker_weight = seeker_weight
         self.model: LanguageModel | None = None
         self._window = AccumulationWindow()

@@ -49,7 +49,7 @@ class Goal(BoringModel):
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "goal_module.py").write_text(SUMMARY)
     folder = tmp_path / "toy"
@@ -89,6 +89,14 @@ def test_a_pipeline_runs_reads_its_arguments_and_repeats_nothing(toy: Path) -> N
     second = rlff("toy", "--corpus", "corpus.json", "--run", "out", "--seed", "5")
     assert "[1/2] warm (fit) is finished already" in second.stdout
     assert "[2/2] goal (test) done in" in second.stdout
+
+    # What a finished stage wrote is gone, and the next one, which has changed, reads it.
+    Path("out/warm/checkpoints/last.ckpt").unlink()
+    third = rlff("toy", "--corpus", "gone.json", "--run", "out", "--seed", "5")
+    assert third.returncode == 2
+    line = "stage goal reads warm/checkpoints/last.ckpt, which is gone"
+    assert line in third.stderr
+    assert "--from warm makes it anew" in third.stderr
 
 
 def wait_for(is_true: Callable[[], bool]) -> None:
@@ -176,7 +184,7 @@ def finished(run: Path, name: str, fingerprint: str) -> Plan:
     marker = {"wall_s": 1.0, "fingerprint": fingerprint}
     (run / name / DONE).write_text(json.dumps(marker))
     stage = Stage(name=name, verb="fit", config=Path(name))
-    return Plan(stage=stage, argv=(), reads={}, inputs={}, fingerprint="now")
+    return Plan(stage=stage, argv=(), reads={}, needs=(), inputs={}, fingerprint="now")
 
 
 def test_a_run_without_summary_writes_none(tmp_path: Path) -> None:

@@ -258,7 +258,9 @@ def test_a_stage_is_taken_from_another_run_only_with_the_same_fingerprint(tmp_pa
 
     def plan(fingerprint: str) -> Plan:
         stage = Stage(name="first", verb="fit", config=Path("x.yaml"))
-        return Plan(stage=stage, argv=("fit",), reads={}, inputs={}, fingerprint=fingerprint)
+        return Plan(
+            stage=stage, argv=("fit",), reads={}, needs=(), inputs={}, fingerprint=fingerprint
+        )
 
     for run in ("one", "two"):
         (tmp_path / run).mkdir()

@@ -224,6 +224,11 @@ def test_json_nested_without_end_is_refused(tmp_path: Path) -> None:
     assert "broken.json:1" in complaint(written(tmp_path / "broken.json", "[" * 100_000))
 
 
+def test_a_number_longer_than_python_converts_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "broken.json", '{"emotion_intensity": ' + "9" * 5000 + "}")
+    assert "broken.json:1: JSON holds a number of too many digits" in complaint(path)
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "latin.json"
     path.write_bytes(b'[{"base": "caf\xe9"}]')
