@@ -48,7 +48,7 @@ def run_all(run: Path, rlff: Rlff, *plans: Plan, forced: str = "") -> list[str]:
 
 def three(run: Path, lr: float = 0.1) -> list[Plan]:
     first = plan(run, "first", {"lr": lr})
-    second = plan(run, "second", {"model": ["first/model"]}, first)
+    second = plan(run, "second", {"model": ["first/output"]}, first)
     return [first, second, plan(run, "third", {"path": "elsewhere/first/"}, first, second)]
 
 
