@@ -26,6 +26,7 @@ from urllib.request import urlopen
 
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
+from pocket_models import build_pocket
 
 from rlff_lightning.agents.base import Cast
 from rlff_lightning.agents.language_model_critic import LanguageModelCritic
@@ -36,8 +37,6 @@ from rlff_lightning.dialogue.turns import reply_contexts
 from rlff_lightning.engines.chat_model import Answer, Chat, ChatSampling
 from rlff_lightning.engines.server import ServerChatModel
 from rlff_lightning.engines.server_answers import chat_body
-from rlff_lightning.models.pocket import build_pocket_model
-from rlff_lightning.models.pocket_tokenizer import train_tokenizer
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import Conversation, Message
 
@@ -185,20 +184,6 @@ def is_up(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def build_pocket(folder: Path) -> None:
-    """Write an untrained model with a tokenizer of the scripted corpus."""
-    texts = [m.text for d in write_corpus(200, seed=0) for m in d.messages]
-    tokenizer = train_tokenizer(texts, vocab_size=1024)
-    tokenizer.save_pretrained(folder)
-    model = build_pocket_model(
-        len(tokenizer),
-        eos_id=tokenizer.eos_token_id,
-        pad_id=tokenizer.pad_token_id,
-        max_positions=4096,
-    )
-    model.save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def _identity(trainer: Trainer, module: SimulationModule) -> Identity:
         settings["contexts"] = describe(module.contexts)
     # As they are, not as they are named: what is left out takes its default from here.
     settings["candidates"] = describe(module.candidates)
-    settings["futures"] = describe(module.simulator.settings)
+    settings["futures"] = describe(module.futures)
     prints = {name: agent.fingerprint for name, agent in agents.items() if agent.fingerprint}
     return identity_of(
         {**settings, "seed": module.seed, "judge": module.cast.critic.name, "prompts": prints}

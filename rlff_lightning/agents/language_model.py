@@ -31,7 +31,7 @@ class LanguageModelSupporter(Supporter):
     ) -> None:
         self.engine = engine
         self.settings = chat or ChatSettings()
-        self.sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+        self.sampling = Sampling(temperature=temperature, max_tokens=max_tokens, with_logps=False)
         self._chat: ChatFormat | None = None
 
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:

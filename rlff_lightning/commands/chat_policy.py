@@ -118,7 +118,7 @@ class ChatPolicy:
         has_gpu = torch.cuda.is_available()
         self._engine = _engine(policy, "cuda" if has_gpu else "cpu")
         self._tokenizer = Backbone(policy.model_name_or_path).tokenizer()
-        self._sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+        self._sampling = Sampling(temperature=temperature, max_tokens=max_tokens, with_logps=False)
         room = self._engine.max_model_len - max_tokens
         if room < 1:
             raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlff_lightning import __version__
 from rlff_lightning.commands.stages import Stage
+from rlff_lightning.data.identity import may_be_path, sha256_of
 from rlff_lightning.errors import UserError
 
 DONE = "done.json"
@@ -64,7 +65,7 @@ def plan_stage(
     # A folder that only the config names may be one that the stage writes to.
     options = {word.partition("=")[2] for word in argv}
     inputs = {
-        text: _sha256(run / text)
+        text: sha256_of(run / text)
         for text in texts
         if _is_outside_file(text, run) or (text in options and _is_outside_folder(text, run))
     }
@@ -120,31 +121,15 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _is_outside_file(text: str, run: Path) -> bool:
-    if not _may_be_path(text):
+    if not may_be_path(text):
         return False
     path = run / text
     return path.is_file() and not path.resolve().is_relative_to(run.resolve())
 
 
 def _is_outside_folder(text: str, run: Path) -> bool:
-    if not _may_be_path(text):
+    if not may_be_path(text):
         return False
     # A folder around the run holds what the run writes.
     path, inside = (run / text).resolve(), run.resolve()
     return path.is_dir() and not path.is_relative_to(inside) and not inside.is_relative_to(path)
-
-
-def _may_be_path(text: str) -> bool:
-    if not 0 < len(text) < 1024 or "\0" in text:
-        return False
-    return all(len(part.encode()) <= 255 for part in text.split("/"))
-
-
-def _sha256(path: Path) -> str:
-    """Hash a file's content, or the names and contents of a folder's files."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        content = [(file.relative_to(path).as_posix(), _sha256(file)) for file in files]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

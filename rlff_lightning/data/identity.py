@@ -14,10 +14,18 @@ Identity = dict[str, Any]
 WITHOUT_EFFECT = frozenset(
     {
         # How much is done, in what portions, and how it is stored.
-        *("num_contexts", "batch_size", "retry_quarantined", "counts", "max_model_len"),
+        *(
+            "num_contexts",
+            "batch_size",
+            "batches_at_once",
+            "retry_quarantined",
+            "counts",
+            "max_model_len",
+        ),
         # How fast engines and servers are, where they stand, and when they give up.
         *("max_num_seqs", "max_num_batched_tokens", "kv_cache_gib", "gpu_memory_utilization"),
-        *("enable_sleep", "base_url", "api_key_variable", "concurrency", "timeout_s"),
+        *("keep_prefixes", "with_logps", "enable_sleep"),
+        *("base_url", "api_key_variable", "concurrency", "timeout_s"),
         *("urls", "weights_folder", "health_interval_s"),
         *("max_attempts", "max_wait_s", "max_outage_s", "max_empty_retries", "max_prompt_tokens"),
     }
@@ -93,6 +101,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def may_be_path(text: str) -> bool:
+    """Tell whether a text is short enough to name a file, so that asking for it cannot fail."""
+    if not 0 < len(text) < 1024 or "\0" in text:
+        return False
+    return all(len(part.encode()) <= 255 for part in text.split("/"))
+
+
 def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -110,19 +125,13 @@ def _known(value: Any, keys: tuple[str, ...]) -> Any:
     if not isinstance(value, str):
         return value
     named = [key for key in keys if not key.isdigit()]
-    if _may_be_path(value):
+    if may_be_path(value):
         is_folder = bool(named) and named[-1].endswith(_FOLDER_KEYS) and Path(value).is_dir()
         if is_folder or Path(value).is_file():
             return f"sha256:{_digest(value)[:16]}"
     if len(value) > _LONGEST:
         return f"{value[:40]}… sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
     return value
-
-
-def _may_be_path(text: str) -> bool:
-    if not 0 < len(text) < 1024 or "\0" in text:
-        return False
-    return all(len(part.encode()) <= 255 for part in text.split("/"))
 
 
 @lru_cache

@@ -16,6 +16,8 @@ class Sampling:
     """Divides the logits before the softmax; 0 is greedy."""
     max_tokens: int = 256
     """Limit of a completion, end-of-sequence token included."""
+    with_logps: bool = True
+    """Give the log-probability of every token; faster without, where nobody reads them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +27,7 @@ class Completion:
     token_ids: tuple[int, ...]
     """Sampled tokens; the end-of-sequence token is the last one if it was sampled."""
     logps: tuple[float, ...]
-    """Log-probability of each sampled token in nats, after temperature."""
+    """Log-probability of each sampled token in nats, after temperature; none if not asked for."""
     text: str
     """Decoded tokens without the end-of-sequence token; ``<think>`` is kept."""
     is_finished: bool

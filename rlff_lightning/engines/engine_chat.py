@@ -51,7 +51,9 @@ class EngineChatModel(ChatModel):
         copies = sampling.num_samples
         completions = self.engine.generate(
             [prompts[place] for place in fitting for _ in range(copies)],
-            Sampling(temperature=sampling.temperature, max_tokens=sampling.max_tokens),
+            Sampling(
+                temperature=sampling.temperature, max_tokens=sampling.max_tokens, with_logps=False
+            ),
             [seed for place in fitting for seed in _seeds(chats[place].seed, copies)],
         )
         answers = [Answer(failure=self._too_long(ids)) for ids in prompts]

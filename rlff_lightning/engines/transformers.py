@@ -162,6 +162,8 @@ class TransformersEngine(Engine):
                     is_finished[row] = token in eos_ids
             if all(is_finished):
                 break
+        if not sampling.with_logps:
+            logps = [[] for _ in prompts]
         return [self._completion(*row) for row in zip(tokens, logps, is_finished, strict=True)]
 
     def _steps(

@@ -63,7 +63,7 @@ class SamplesModule(LightningModule):
         self.policies = policies
         self.scorers = scorers
         self.settings = chat or ChatSettings()
-        self.sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+        self.sampling = Sampling(temperature=temperature, max_tokens=max_tokens, with_logps=False)
         self.num_shown = num_shown
         self.notes = notes or []
         self.reward_quality = reward_quality

@@ -13,6 +13,7 @@ from rlff_lightning.simulation.contexts import ContextSource, SelfPlayContexts
 from rlff_lightning.simulation.futures import FutureSettings, FutureSimulator
 from rlff_lightning.simulation.simulate import Simulated, simulate
 from rlff_lightning.simulation.tally import CountedSeeker, Tally
+from rlff_lightning.simulation.together import Together
 
 
 class SimulationModule(LightningModule):
@@ -26,7 +27,10 @@ class SimulationModule(LightningModule):
         candidates: How many replies are tried per context, and whose.
         futures: The reward.
         num_contexts: Contexts to label.
-        batch_size: Contexts that are played at once, per process.
+        batch_size: Contexts that are played together and stored together, per process.
+        batches_at_once: Batches that are played at once, per process, out of step with each other:
+            one's few conversations then share a call with another's many. A kill loses what is
+            unfinished of all of them.
         seed: Root of every draw; the same seed gives the same table. ``None`` takes the run's
             ``seed_everything``.
         retry_quarantined: Take up contexts again that an earlier run gave up.
@@ -42,11 +46,16 @@ class SimulationModule(LightningModule):
         futures: FutureSettings | None = None,
         num_contexts: int = 1000,
         batch_size: int = 64,
+        batches_at_once: int = 3,
         seed: int | None = None,
         retry_quarantined: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("num_contexts", num_contexts), ("batch_size", batch_size)):
+        for name, value in (
+            ("num_contexts", num_contexts),
+            ("batch_size", batch_size),
+            ("batches_at_once", batches_at_once),
+        ):
             if value < 1:
                 raise UserError(f"SimulationModule.{name} must be at least 1, got {value!r}")
         self.tally = Tally()
@@ -59,12 +68,15 @@ class SimulationModule(LightningModule):
                 f"CandidateSettings.origins is {self.candidates.origins!r}, but "
                 f"{type(self.contexts).__name__} has no human replies; take DialogueContexts"
             )
-        self.simulator = FutureSimulator(self.cast, futures or FutureSettings())
+        self.futures = futures or FutureSettings()
         self.num_contexts = num_contexts
         self.batch_size = batch_size
+        self.batches_at_once = batches_at_once
         self.seed = run_seed(seed)
         self.retry_quarantined = retry_quarantined
         self._left_out: Collection[int] = ()
+        self._together = Together(self.cast, self._play)
+        self._batches: list[list[int]] = []
 
     def leave_out(self, numbers: Collection[int]) -> None:
         """Simulate all contexts but these, which are done with already."""
@@ -81,15 +93,28 @@ class SimulationModule(LightningModule):
         return Batches(rest[self.global_rank :: self.trainer.world_size], self.batch_size)
 
     @override
+    def on_predict_start(self) -> None:
+        [limit] = self.trainer.num_predict_batches
+        self._batches = list(self.predict_dataloader())[: int(limit)]
+
+    @override
+    def teardown(self, stage: str) -> None:
+        self._together.cancel()
+
+    @override
     def predict_step(self, batch: Sequence[int], batch_idx: int) -> dict[int, Simulated]:
         if not batch:
             return {}
-        seed = derive_seed(self.seed, "simulation")
-        contexts = self.contexts.contexts(batch, self.cast, seed=seed)
-        human = self.contexts.replies(batch, seed=seed) if self.contexts.has_replies else None
-        found = simulate(contexts, self.cast.supporter, self.candidates, self.simulator, human)
+        found = self._together.finish(batch_idx, self._batches, self.batches_at_once)
         self._count(found)
         return dict(zip(batch, found, strict=True))
+
+    def _play(self, batch: Sequence[int], cast: Cast) -> list[Simulated]:
+        seed = derive_seed(self.seed, "simulation")
+        contexts = self.contexts.contexts(batch, cast, seed=seed)
+        human = self.contexts.replies(batch, seed=seed) if self.contexts.has_replies else None
+        simulator = FutureSimulator(cast, self.futures)
+        return simulate(contexts, cast.supporter, self.candidates, simulator, human)
 
     def _count(self, found: Sequence[Simulated]) -> None:
         failed = sum(bool(result.failure) for result in found)

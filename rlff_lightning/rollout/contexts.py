@@ -10,9 +10,7 @@ from typing import Any
 
 from rlff_lightning.agents.base import Critic, Seeker
 from rlff_lightning.agents.self_play import say
-from rlff_lightning.dialogue.overlap import read_unshared
-from rlff_lightning.dialogue.split import split_dialogues
-from rlff_lightning.dialogue.turns import reply_contexts
+from rlff_lightning.dialogue.read_contexts import check_share, read_contexts
 from rlff_lightning.errors import UserError
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import Conversation, Message
@@ -67,10 +65,7 @@ class DialogueContexts(ContextStream):
         split_seed: int = 0,
         exclude: list[str] | None = None,
     ) -> None:
-        if not 0 <= val_fraction < 1:
-            raise UserError(
-                f"DialogueContexts.val_fraction must be in [0, 1), got {val_fraction!r}"
-            )
+        check_share("DialogueContexts", val_fraction)
         self.paths = [Path(path) for path in paths]
         self.exclude = [Path(path) for path in exclude or ()]
         self.max_messages = max_messages
@@ -81,16 +76,15 @@ class DialogueContexts(ContextStream):
 
     def start(self, seed: int) -> None:
         self._seed, self._taken = seed, 0
-        shares = [1 - self.val_fraction, self.val_fraction]
-        unshared = read_unshared(self.paths, self.exclude)
-        dialogues = split_dialogues(unshared, shares, self.split_seed)[0]
-        self._contexts = [
-            context
-            for dialogue in dialogues
-            for context, _ in reply_contexts(dialogue, max_messages=self.max_messages)
-        ]
-        if not self._contexts:
-            raise UserError("DialogueContexts.paths hold no supporter turn to reply to")
+        pairs = read_contexts(
+            "DialogueContexts",
+            self.paths,
+            max_messages=self.max_messages,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
+            exclude=self.exclude,
+        )
+        self._contexts = [context for context, _ in pairs]
 
     def take(self, count: int) -> list[Conversation]:
         taken = []

@@ -9,8 +9,7 @@ from typing import TypeVar
 
 from rlff_lightning.agents.base import Cast, Supporter
 from rlff_lightning.agents.self_play import play
-from rlff_lightning.dialogue.read import read_dialogues
-from rlff_lightning.dialogue.turns import reply_contexts
+from rlff_lightning.dialogue.read_contexts import check_share, read_contexts
 from rlff_lightning.errors import UserError
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import Conversation, Message
@@ -89,14 +88,30 @@ class DialogueContexts(ContextSource):
     Args:
         paths: Files of any known dialogue shape.
         max_messages: Latest turns kept; ``None`` keeps all.
+        val_fraction: Share of the dialogues left out: those that ``FileReplies`` holds out with
+            the same share and ``split_seed``.
+        split_seed: Another one leaves out other dialogues.
+        exclude: Files whose dialogues are left out, before the split, wherever ``paths`` hold
+            them too.
     """
 
-    def __init__(self, paths: list[str], max_messages: int | None = None) -> None:
+    def __init__(
+        self,
+        paths: list[str],
+        max_messages: int | None = None,
+        val_fraction: float = 0.0,
+        split_seed: int = 0,
+        exclude: list[str] | None = None,
+    ) -> None:
         if not paths:
             raise UserError("DialogueContexts.paths must name a file, got none")
+        check_share("DialogueContexts", val_fraction)
         self.has_replies = True
         self.paths = [Path(path) for path in paths]
         self.max_messages = max_messages
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.exclude = [Path(path) for path in exclude or ()]
         self._pairs: list[tuple[Conversation, Message]] = []
 
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
@@ -107,11 +122,14 @@ class DialogueContexts(ContextSource):
 
     def _chosen(self, numbers: Sequence[int], seed: int) -> list[tuple[Conversation, Message]]:
         if not self._pairs:
-            self._pairs = [
-                pair
-                for dialogue in read_dialogues(self.paths)
-                for pair in reply_contexts(dialogue, max_messages=self.max_messages)
-            ]
+            self._pairs = read_contexts(
+                "DialogueContexts",
+                self.paths,
+                max_messages=self.max_messages,
+                val_fraction=self.val_fraction,
+                split_seed=self.split_seed,
+                exclude=self.exclude,
+            )
             Random(derive_seed(seed, "order")).shuffle(self._pairs)
         if max(numbers, default=0) >= len(self._pairs):
             raise UserError(

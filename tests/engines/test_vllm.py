@@ -166,6 +166,31 @@ def test_logps_are_the_models_after_each_of_two_syncs(engine, model, prompts, ex
         assert largest_gap(fresh, model, prompts, expected_logps) < 1e-5
 
 
+def test_kept_prefixes_give_the_same_bits_turn_after_turn(engine, model_folder, settings, prompts):
+    torch.set_num_threads(1)
+    keeping = VLLMEngine(str(model_folder), **settings, keep_prefixes=True)
+    said = prompts
+    for turn in range(3):
+        sampling = Sampling(max_tokens=40 - turn)
+        expected = engine.generate(said, sampling, SEEDS)
+        drawn = keeping.generate(said[::-1], sampling, SEEDS[::-1])[::-1]
+        assert drawn == expected
+        said = [
+            [*prompt, *completion.token_ids, turn, 7]
+            for prompt, completion in zip(said, drawn, strict=True)
+        ]
+    keeping.close()
+
+
+def test_tokens_are_the_same_where_nobody_asks_for_log_probabilities(engine, prompts):
+    asked, plain = (
+        engine.generate(prompts, Sampling(max_tokens=12, with_logps=flag), SEEDS)
+        for flag in (True, False)
+    )
+    assert [c.token_ids for c in plain] == [c.token_ids for c in asked]
+    assert [c.logps for c in plain] == [()] * len(prompts)
+
+
 def test_kept_prefixes_are_dropped_when_weights_change(
     model_folder, model, settings, prompts, expected_logps
 ):

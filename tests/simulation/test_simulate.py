@@ -9,6 +9,8 @@ from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.agents.self_play import say
+from rlff_lightning.data.replies import FileReplies
+from rlff_lightning.errors import UserError
 from rlff_lightning.simulation.candidates import CandidateSettings, sample_candidates
 from rlff_lightning.simulation.contexts import (
     DialogueContexts,
@@ -164,6 +166,21 @@ def test_dialogues_give_each_context_with_the_reply_that_a_human_gave() -> None:
     assert all(reply is not None and reply.role == "supporter" for reply in replies)
     assert replies == [source.replies([n], seed=3)[0] for n in (2, 0)]
     assert len({context.seed for context in contexts}) == 3
+
+
+def test_contexts_leave_out_the_dialogues_that_training_holds_out() -> None:
+    path = str(FIXTURES / "esconv.json")
+    training = FileReplies([path], val_fraction=0.5, split_seed=3)
+    training.setup("fit")
+    held_out = {context.source for batch in training.val_dataloader() for context, _ in batch}
+    source = DialogueContexts([path], val_fraction=0.5, split_seed=3)
+    cast = Cast(MixedSupporter(), ScriptedSeeker(), ScriptedCritic())
+    kept = {context.source for context in source.contexts([0, 1], cast, seed=3)}
+    assert held_out
+    assert kept
+    assert not held_out & kept
+    with pytest.raises(UserError, match="must hold other dialogues"):
+        DialogueContexts([path], exclude=[path]).contexts([0], cast, seed=3)
 
 
 def test_mixed_contexts_know_whose_reply_belongs_to_whom() -> None:
