@@ -92,7 +92,8 @@ class SimulationProgress(ProgressBar):
             text = line(
                 _of_all(trainer), module.num_left_out, module.num_contexts, now - self._begun
             )
-            sys.stderr.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
+            columns = shutil.get_terminal_size().columns
+            sys.stderr.write(f"\r\x1b[K{fitted(text, columns)}" if is_terminal else f"{text}\n")
             sys.stderr.flush()
 
 
@@ -124,6 +125,19 @@ def line(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str
         f"{_span(left)} left" if left is not None else "",
     ]
     return " | ".join(part for part in parts if part)
+
+
+def fitted(text: str, columns: int) -> str:
+    """Shorten a line to a terminal's width, for one that is wrapped cannot be renewed.
+
+    Args:
+        text: Parts between `` | ``; the longest go first, the first and the last one stay longest.
+        columns: Width of the terminal.
+    """
+    first, *others = text.split(" | ")
+    while others and len(" | ".join([first, *others])) >= columns:
+        others.remove(max(others[:-1] or others, key=len))
+    return " | ".join([first, *others])[: max(columns - 1, 0)]
 
 
 def summary(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str:

@@ -117,8 +117,10 @@ class _Play(Generic[Found]):
         self._error: BaseException | None = None
         self._is_cancelled = False
         self._may_run, self._has_stopped = threading.Semaphore(0), threading.Semaphore(0)
-        # An agent that the cast does not know is asked in this thread.
+        # An agent that the cast does not know is asked in this thread: it computes as elsewhere.
         self._num_threads = torch.get_num_threads()
+        is_on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._gpu = torch.cuda.current_device() if is_on_gpu else None
         threading.Thread(target=self._run, name="rlff-play", daemon=True).start()
 
     @property
@@ -157,6 +159,8 @@ class _Play(Generic[Found]):
     def _run(self) -> None:
         self._may_run.acquire()
         torch.set_num_threads(self._num_threads)
+        if self._gpu is not None:
+            torch.cuda.set_device(self._gpu)
         try:
             if not self._is_cancelled:
                 self.found.append(self._act())

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.simulation_progress import SimulationProgress, line, summary
+from callbacks.simulation_progress import SimulationProgress, fitted, line, summary
 from rlff_lightning.agents.counts import Counts
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
@@ -36,6 +36,16 @@ def test_the_line_gives_rates_of_this_run_and_contexts_of_all_runs() -> None:
         "supporter 90.0k in 12.0k out, critic 1.5M in 600 out | 3 retries | 2.5% unparsed | "
         "2 min 00 s left"
     )
+
+
+def test_a_line_too_long_for_the_terminal_loses_its_longest_parts_and_keeps_how_far_it_is() -> None:
+    whole = line(TALLY, num_before=70, num_contexts=160, wall_s=60)
+    assert fitted(whole, columns=len(whole) + 1) == whole
+    assert fitted(whole, columns=100) == (
+        "contexts 100/160 | 10 turns/s | 210 tokens/s | 3 retries | 2.5% unparsed | 2 min 00 s left"
+    )
+    assert fitted(whole, columns=40) == "contexts 100/160 | 2 min 00 s left"
+    assert fitted(whole, columns=10) == "contexts "
 
 
 def test_before_the_first_context_no_time_is_promised() -> None:
