@@ -1,11 +1,14 @@
 """Conversations for people to read, and for the readers to read again."""
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from rlff_lightning.types import Episode, LabelledReply, Message
+
+_MARKUP = re.compile(r"[\\`*_<>\[\]#|~]")
 
 
 def remove_rank_files(folder: Path) -> None:
@@ -87,6 +90,11 @@ def write_futures(replies: Sequence[LabelledReply], path: Path, title: str) -> N
 
 
 def _spoken(message: Message, verdict: str = "") -> str:
-    thought = f"*({message.reasoning})* " if message.reasoning else ""
-    text = " ".join(message.text.splitlines())
+    thought = f"*({_literal(message.reasoning)})* " if message.reasoning else ""
+    text = _literal(message.text)
     return f"**{message.role}**: {thought}{text}" + (f" [{verdict}]" if verdict else "")
+
+
+def _literal(text: str) -> str:
+    """Put a text on one line in which nothing is Markdown or HTML: a model may write both."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.splitlines()))
