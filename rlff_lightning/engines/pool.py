@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,9 @@ class ServerPoolEngine(Engine):
         # Given in full: a server's own defaults come from the model's generation_config.json.
         drawn = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
         bodies = [{**drawn, "seed": seed, "logprobs": 0} for seed in seeds]
-        return session.send(_jobs(prompts, bodies), self._read_completion)
+        found = session.send(_jobs(prompts, bodies), self._read_completion)
+        # Asked for all the same: an answer is known to be whole by them.
+        return found if sampling.with_logps else [replace(one, logps=()) for one in found]
 
     def logps(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
