@@ -7,8 +7,9 @@ import sys
 
 from rlff_lightning import __version__
 from rlff_lightning.commands.child import StageProcess
+from rlff_lightning.commands.launch import record_failure
 from rlff_lightning.commands.mistakes import mistake
-from rlff_lightning.errors import UserError
+from rlff_lightning.errors import StoppedRun, UserError
 
 TRAINER_VERBS = {
     "fit": "train a module: warm start, reward model or policy",
@@ -21,6 +22,7 @@ OTHER_VERBS = {
     "report": "write a run as one HTML page that opens offline",
     "audit": "score saved critic answers under one or all judge rules",
     "export": "write a trained model for other programs: an adapter, or one merged model",
+    "launch": "start one node's ranks of a run on several nodes",
     "plan": "estimate a stage's memory by part, and say which keys to turn",
     "chat": "talk to a policy in the terminal",
     "study": "run a grid of configs times seeds; one table with intervals and paired tests",
@@ -61,7 +63,10 @@ def _run(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb and return its exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run a verb and return its exit status: 0, 2 for a user's mistake, 130 for Ctrl-C.
+
+    It is 1 for a run that cannot go on.
+    """
     argv = sys.argv[1:] if argv is None else argv
     while True:
         try:
@@ -72,10 +77,13 @@ def main(argv: list[str] | None = None) -> int:
             return 130
         except Exception as error:
             line = mistake(error)
-            if line is None or os.environ.get("RLFF_DEBUG") == "1":
+            if "TORCHELASTIC_ERROR_FILE" in os.environ:
+                record_failure(UserError(line) if line else error)
+            is_told = line is not None or isinstance(error, StoppedRun)
+            if not is_told or os.environ.get("RLFF_DEBUG") == "1":
                 raise
-            sys.stderr.write(f"rlff: error: {line}\n")
-            return 2
+            sys.stderr.write(f"rlff: error: {line or error}\n")
+            return 2 if line else 1
 
 
 if __name__ == "__main__":
