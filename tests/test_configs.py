@@ -34,6 +34,23 @@ def test_every_stage_of_a_pipeline_parses(
     assert resolve([stage.verb, *both, *values])["model"] == alone["model"]
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp1", "fsdp2"])
+@pytest.mark.parametrize("stage", ["1_warm_start", "4_reward_model", "6_policy"])
+def test_a_strategy_comes_on_top_of_every_stage_that_trains(
+    strategy: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overlay = CONFIGS / "overlay" / f"{strategy}.yaml"
+    files = [CONFIGS / "demo" / f"{stage}.fit.yaml", overlay]
+    alone, both = (
+        resolve(["fit", *(word for file in some for word in ("--config", str(file)))])
+        for some in (files[:1], files)
+    )
+    assert strategy in str(both["trainer"].pop("strategy")).lower()
+    assert alone["trainer"].pop("strategy") == "ddp_fork"
+    assert both == alone
+
+
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_experiment_parses(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

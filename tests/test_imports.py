@@ -13,7 +13,7 @@ FLOORS = [
     {"metrics", "models", "dialogue"},
     {"engines"},
     {"agents"},
-    {"simulation", "rollout", "data"},
+    {"simulation", "rollout", "data", "strategies"},
     {"modules"},
     {"cli", "commands", "report"},
 ]

@@ -53,7 +53,7 @@ def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
     if not stage.is_sharded and stage.processes > 1:
         gain = static.weights + static.adapter + static.optimizer + static.trained
         gain = gain * (stage.processes - 1) // stage.processes
-        turns.append((gain, "trainer.strategy: ModelParallelStrategy"))
+        turns.append((gain, "--config configs/overlay/fsdp2.yaml"))
     if stage.reward and not stage.shares_base and stage.model.adapter:
         turns.append((size("reward model"), "scorers: RewardModelScorer.share_base: true"))
     turns.append((size("scoring"), "scorers: RewardModelScorer.batch_size lower"))

@@ -29,7 +29,7 @@ _PRECISIONS: dict[str, Precision] = {
     "bf16-mixed": "bf16-mixed",
     "bf16-true": "bf16-true",
 }
-_SHARDED = ("ModelParallelStrategy", "FSDPStrategy", "fsdp")
+_SHARDED = ("FSDP2", "ModelParallelStrategy", "FSDPStrategy", "fsdp")
 _VLLM = "rlff_lightning.engines.vllm.VLLMEngine"
 
 

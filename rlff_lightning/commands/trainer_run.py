@@ -13,11 +13,13 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
 
 from rlff_lightning.commands.config_record import ConfigRecord
 from rlff_lightning.commands.parse_errors import explain
 from rlff_lightning.errors import UserError
+from rlff_lightning.strategies.checkpoint_files import CheckpointFiles
 
 _VERBS = ("fit", "validate", "test", "predict")
 _CHATTER = (
@@ -108,6 +110,10 @@ class RunCLI(LightningCLI):
             and config.get("enable_progress_bar") is not False
         ):
             kwargs["callbacks"] = [*callbacks, TQDMProgressBar()]
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, CheckpointFiles()]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:

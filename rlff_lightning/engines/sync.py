@@ -1,7 +1,7 @@
 """New weights to the engine, and the proof that they arrived."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from rlff_lightning.engines.adapter_folder import drop_other_versions, version_f
 from rlff_lightning.engines.base import Engine
 from rlff_lightning.errors import StoppedRun
 from rlff_lightning.models.adapters import merged_weights
+from rlff_lightning.models.sharding import gathered, named_whole_weights
 
 AdapterSync = Literal["adapter", "merged"]
 """An adapter is served beside the engine's base weights, or merged into all weights."""
@@ -53,7 +54,7 @@ def sync_weights(
         how: What the engine gets of a PEFT model; ``merged`` takes all active adapters.
     """
     if not hasattr(model, "peft_config"):
-        engine.load_weights(_checkpoint_weights(model))
+        engine.load_weights(named_whole_weights(model))
         return
     if how == "merged":
         engine.load_weights(merged_weights(model))
@@ -139,14 +140,6 @@ def verify_sync(
     return mismatch
 
 
-def _checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every weight once: of tied ones, the first name."""
-    for name, weight in model.named_parameters():
-        # A sharded weight is gathered; all ranks pass here together.
-        whole: Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-        yield name, whole.detach()
-
-
 def _write_adapter(model: Any, adapter: str, folder: Path, version: int) -> Path:
     target = version_folder(folder, version)
     unfinished = target.with_name(f"{target.name}.partial")
@@ -158,6 +151,7 @@ def _write_adapter(model: Any, adapter: str, folder: Path, version: int) -> Path
         selected_adapters=[adapter],
         safe_serialization=True,
         save_embedding_layers=False,
+        state_dict=gathered(model, only=".lora_"),
     )
     # PEFT writes every adapter but the default one into a folder of its name.
     written = unfinished if adapter == "default" else unfinished / adapter

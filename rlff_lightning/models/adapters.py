@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Params4bit
+from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import Linear4bit as LoraLinear4bit
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.models.sharding import plain_name, units_whole, unwrapped, whole
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def policy_without_adapter(model: nn.Module) -> Iterator[None]:
     Raises:
         UserError: If there is no adapter to switch off.
     """
+    model = unwrapped(model)
     if not isinstance(model, PeftModel):
         raise UserError(
             f"A reference by switching adapters off needs a LoRA policy, got {type(model).__name__}"
@@ -59,7 +61,8 @@ def merged_weights(
     W = W_0 + (alpha / r) B A, in float32, cast once; the model itself is not touched.
 
     Args:
-        model: A PEFT model with LoRA on a full or 4-bit base, or a plain model.
+        model: A PEFT model with LoRA on a full or 4-bit base, or a plain model; all processes of a
+            sharded one take the same weights together.
         dtype: Of the yielded weights; by default the base's own (float32 for 4-bit weights).
 
     Yields:
@@ -68,16 +71,25 @@ def merged_weights(
     Raises:
         UserError: If an adapter is more than plain LoRA on linear layers.
     """
+    with units_whole(model):
+        yield from _merged_weights(unwrapped(model), dtype)
+
+
+def _merged_weights(model: nn.Module, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     adapted = _adapted_layers(base)
-    for name, weight in base.named_parameters():
+    for wrapped_name, weight in base.named_parameters():
+        name = plain_name(wrapped_name)
         owner, _, leaf = name.rpartition(".")
         if ".lora_" in name:
             continue
-        full: Tensor = weight
+        full = whole(weight.detach())
         kind = weight.dtype
-        if isinstance(weight, Params4bit):
-            full, kind = dequantize_4bit(weight.data, weight.quant_state), torch.float32
+        module = base.get_submodule(wrapped_name.rpartition(".")[0])
+        if isinstance(module, Linear4bit) and leaf == "weight":
+            # A sharded layer keeps the scales itself.
+            scales = getattr(weight, "quant_state", None) or module.quant_state
+            full, kind = dequantize_4bit(full, scales), torch.float32
         layer = adapted.get(owner.removesuffix(".base_layer"))
         if layer is not None and leaf == "weight":
             full = full.float() + _delta(layer)
@@ -126,7 +138,7 @@ def _adapted_layers(base: nn.Module) -> dict[str, Any]:
         )
         if not is_plain:
             raise UserError(f"Only plain LoRA on linear layers can be merged, got another: {name}")
-        found[name] = module
+        found[plain_name(name)] = module
     return found
 
 
@@ -135,7 +147,7 @@ def _delta(layer: Any) -> Tensor:
     total = torch.zeros(())
     for adapter in layer.active_adapters:
         if adapter in layer.lora_A:
-            low = layer.lora_A[adapter].weight.float()
-            high = layer.lora_B[adapter].weight.float()
+            low = whole(layer.lora_A[adapter].weight).float()
+            high = whole(layer.lora_B[adapter].weight).float()
             total = total.to(low.device) + layer.scaling[adapter] * (high @ low)
     return total

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.models.sharding import unwrapped
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -22,6 +23,7 @@ def transformers_model(model: nn.Module) -> PreTrainedModel:
     Raises:
         UserError: If there is none.
     """
+    model = unwrapped(model)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, PreTrainedModel):
         raise UserError(f"The model must be of transformers or PEFT, got {type(base).__name__}")

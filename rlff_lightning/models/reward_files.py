@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from bitsandbytes.nn.modules import Params4bit
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -14,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.models.head_settings import HeadSettings
-from rlff_lightning.models.saving import new_folder, write_model
+from rlff_lightning.models.saving import gathered_model, new_folder, write_model
+from rlff_lightning.models.sharding import is_four_bit
 
 _WEIGHTS, _SETTINGS = "reward_head.safetensors", "reward_head.json"
 _KEYS = ("kind", "pooling", "class_values", "label_mean", "label_std", "is_trained", "quantize")
@@ -41,12 +41,18 @@ def write_reward_files(
     settings: HeadSettings,
     state: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase | None,
+    is_writer: bool = True,
 ) -> None:
-    """Write trunk (or adapter alone), head and settings; all of it or nothing."""
-    is_quantised = any(isinstance(weight, Params4bit) for weight in trunk.parameters())
-    facts = {**asdict(settings), **state, "quantize": "nf4" if is_quantised else None}
+    """Write trunk (or adapter alone), head and settings; all of it or nothing.
+
+    All processes of a sharded model call this together, and one of them is the writer.
+    """
+    facts = {**asdict(settings), **state, "quantize": "nf4" if is_four_bit(trunk) else None}
+    weights = gathered_model(trunk, keep=is_writer)
+    if not is_writer:
+        return
     with new_folder(folder) as unfinished:
-        write_model(trunk, unfinished)
+        write_model(trunk, unfinished, weights)
         save_file(
             {name: weight.detach().float().cpu() for name, weight in head.items()},
             unfinished / _WEIGHTS,

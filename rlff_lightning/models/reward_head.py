@@ -17,6 +17,7 @@ from rlff_lightning.models.head_settings import HeadSettings, Reads
 from rlff_lightning.models.output_head import transformers_model
 from rlff_lightning.models.pooling import compare, pool, positions_of
 from rlff_lightning.models.reward_files import read_reward_files, write_reward_files
+from rlff_lightning.models.sharding import Sharding, gathered
 
 __all__ = ["HeadSettings", "RewardModel", "Texts"]
 
@@ -28,6 +29,14 @@ class Texts(NamedTuple):
     """``(B, L)``, int64."""
     mask: Tensor
     """``True`` at real tokens, at least one per row, ``(B, L)``."""
+
+
+class _Head(nn.Linear):
+    """Computes in float32, whatever its weights were cast to."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return linear(input.float(), self.weight.float(), self.bias.float())
 
 
 class RewardModel(nn.Module):
@@ -64,7 +73,7 @@ class RewardModel(nn.Module):
         width = config.hidden_size * settings.num_states
         self.trunk = trunk
         self.settings = settings
-        self.head = nn.Linear(width, settings.members * settings.num_outputs, dtype=torch.float32)
+        self.head = _Head(width, settings.members * settings.num_outputs, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
         nn.init.zeros_(self.head.bias)
         self.label_mean, self.label_std, self.is_trained = 0.0, 1.0, False
@@ -227,22 +236,33 @@ class RewardModel(nn.Module):
         self.is_trained = True
 
     def save_pretrained(
-        self, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        is_writer: bool = True,
     ) -> None:
         """Write everything a scorer needs; the folder appears whole or not at all.
 
         Args:
             folder: Replaced as a whole if it exists.
             tokenizer: Saved beside it; ``None`` saves none.
+            is_writer: This process writes; another only helps to gather a sharded model.
         """
         write_reward_files(
             folder,
             trunk=self.trunk,
-            head=dict(self.head.named_parameters()),
+            head=gathered(self.head) or dict(self.head.named_parameters()),
             settings=self.settings,
             state=self.get_extra_state(),
             tokenizer=tokenizer,
+            is_writer=is_writer,
         )
+
+    def spread(self, sharding: Sharding) -> None:
+        """Spread trunk and head over processes."""
+        self.trunk = sharding.model(self.trunk)
+        self.head = sharding.layer(self.head)
 
     @classmethod
     def load(cls, folder: Path, *, dtype: Literal["float32", "bfloat16"] = "float32") -> Self:
@@ -291,8 +311,7 @@ class RewardModel(nn.Module):
         return torch.stack(states[-layers:]).mean(0)
 
     def _read(self, states: Tensor) -> Tensor:
-        with torch.autocast(states.device.type, enabled=False):
-            read = linear(states.float(), self.head.weight.float(), self.head.bias.float())
+        read: Tensor = self.head(states)
         members = self.settings.members
         return read if members == 1 else read.view(len(read), members, -1)
 

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bitsandbytes.nn.modules import Params4bit
 from peft import PeftModel
 from torch import nn
 
@@ -15,6 +14,7 @@ from rlff_lightning.models.frozen_adapter import FrozenAdapter
 from rlff_lightning.models.output_head import transformers_model
 from rlff_lightning.models.reward_files import read_reward_files
 from rlff_lightning.models.reward_head import RewardModel
+from rlff_lightning.models.sharding import is_four_bit, is_sharded
 
 
 class SharedRewardModel:
@@ -36,6 +36,11 @@ class SharedRewardModel:
             raise UserError(
                 "A base can be shared only with a LoRA policy, whose base stays frozen, got "
                 f"{type(policy).__name__}; set policy.adapter, or share_base: false"
+            )
+        if is_sharded(policy):
+            # Every pass gathers weights from all processes, which do not score equally often.
+            raise UserError(
+                "RewardModelScorer.share_base must be false where the policy is sharded, got true"
             )
         base = transformers_model(policy)
         trunk: Any = base.base_model
@@ -74,7 +79,7 @@ def _check_same_base(folder: Path, own: str, quantize: str | None, policy: PeftM
             f"{folder}: its adapter was trained on {own or 'an unnamed base'}, the policy's base "
             f"is {theirs or 'unnamed'}: a shared base must be the same; set share_base: false"
         )
-    is_quantised = any(isinstance(weight, Params4bit) for weight in policy.parameters())
+    is_quantised = is_four_bit(policy)
     if is_quantised != (quantize is not None):
         raise UserError(
             f"{folder}: trained with quantize: {quantize}, the policy's base is "

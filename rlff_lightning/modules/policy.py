@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -21,6 +20,7 @@ from rlff_lightning.models.group_inputs import Sharing
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.saving import save_model
 from rlff_lightning.modules.schedules import by_step, check_optimizer
+from rlff_lightning.modules.trained import TrainedModule
 from rlff_lightning.modules.update_report import UpdateReport, peak_memory_mb
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience
@@ -35,7 +35,7 @@ PROBE_TOKENS = 64
 """Last tokens of a prompt that prove a sync; of these the last 16 are compared."""
 
 
-class PolicyModule(LightningModule, Learner):
+class PolicyModule(TrainedModule, Learner):
     """Group relative policy optimization on future-oriented rewards.
 
     Args:
@@ -113,9 +113,10 @@ class PolicyModule(LightningModule, Learner):
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        self.model = self.backbone.build()
+        self.model = self.spread(self.backbone.build())
         if self._needs_reference and not hasattr(self.model, "peft_config"):
-            self._reference.append(self.backbone.build().requires_grad_(False).eval())
+            reference = self.backbone.build().requires_grad_(False).eval()
+            self._reference.append(self.spread(reference))
 
     @override
     def train_dataloader(self) -> ExperienceLoader:
@@ -136,6 +137,7 @@ class PolicyModule(LightningModule, Learner):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         # Lightning gives a loader its state back only in the middle of an epoch: after a
         # checkpoint from an epoch's end, the first iterations would come again.
         fit_loop = checkpoint.get("loops", {}).get("fit_loop", {"state_dict": {}})
@@ -277,10 +279,11 @@ class PolicyModule(LightningModule, Learner):
     @override
     def on_train_end(self) -> None:
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not is_trial and self.trainer.is_global_zero:
+        if not is_trial:
             name = "adapter" if hasattr(self.model, "peft_config") else "model"
             folder = Path(self.trainer.default_root_dir) / name
-            save_model(self._policy, self.tokenizer, folder)
+            is_writer = self.trainer.is_global_zero
+            save_model(self._policy, self.tokenizer, folder, is_writer=is_writer)
 
     @override
     def teardown(self, stage: str) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from typing_extensions import override
 
@@ -28,6 +27,7 @@ from rlff_lightning.metrics.scored import ScoredRows
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.models.head_settings import HeadSettings
 from rlff_lightning.models.reward_head import RewardModel
+from rlff_lightning.models.sharding import put
 from rlff_lightning.modules.baselines import tfidf_ridge, training_mean, turn_number
 from rlff_lightning.modules.reward_batch import (
     RewardBatch,
@@ -40,6 +40,7 @@ from rlff_lightning.modules.reward_batch import (
 from rlff_lightning.modules.reward_report import report_quality
 from rlff_lightning.modules.ridge_probe import RidgeProbe
 from rlff_lightning.modules.schedules import by_step, check_optimizer
+from rlff_lightning.modules.trained import TrainedModule
 from rlff_lightning.modules.window import AccumulationWindow, divide_gradients
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import LabelledReply
@@ -47,7 +48,7 @@ from rlff_lightning.types import LabelledReply
 _PROBED = 16  # contexts embedded at once while the head is solved
 
 
-class RewardModule(LightningModule):
+class RewardModule(TrainedModule):
     """Learn the future-oriented reward of a reply in its context.
 
     An update's loss is the mean over all replies of its accumulation window on all ranks: neither
@@ -120,12 +121,26 @@ class RewardModule(LightningModule):
     def configure_model(self) -> None:
         if self.model is not None:
             return
+        self.model = self._build()
+        if self.sharding is not None:
+            self.model.spread(self.sharding)
+
+    def _build(self) -> RewardModel:
         if self.trained:
-            self.model = RewardModel.load(Path(self.trained))
-            return
-        self.model = RewardModel(self.backbone.build_trunk(), self.head_settings)
+            return RewardModel.load(Path(self.trained))
+        model = RewardModel(self.backbone.build_trunk(), self.head_settings)
         if self.freeze_backbone:
-            self.model.freeze_trunk()
+            model.freeze_trunk()
+        return model
+
+    @override
+    def rank_state(self) -> dict[str, Any]:
+        return super().rank_state() | {"shortened": self.format.num_shortened}
+
+    @override
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        super().load_rank_state(state)
+        self.format.num_shortened = state["shortened"]
 
     @override
     def on_fit_start(self) -> None:
@@ -167,8 +182,8 @@ class RewardModule(LightningModule):
         for member, is_drawn in enumerate(_draws(model, contexts)):
             kept = slice(None) if is_drawn is None else is_drawn
             solved = probe.solve(read[kept], targets[kept], dialogues[kept])
-            model.head.weight[member] = solved.weight
-            model.head.bias[member] = solved.bias
+            put(model.head, "weight", member, solved.weight)
+            put(model.head, "bias", member, solved.bias)
 
     @override
     def on_before_batch_transfer(
@@ -276,10 +291,12 @@ class RewardModule(LightningModule):
         # Also where no step is taken, because the solved head is all that is wanted.
         self._scorer.mark_trained()
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not is_trial and self.trainer.is_global_zero:
+        if not is_trial:
             folder = Path(self.trainer.default_root_dir) / "model"
-            self._scorer.save_pretrained(folder, self.tokenizer)
-            write_reward_input(self.reads, folder)
+            is_writer = self.trainer.is_global_zero
+            self._scorer.save_pretrained(folder, self.tokenizer, is_writer=is_writer)
+            if is_writer:
+                write_reward_input(self.reads, folder)
 
 
 def _length(group: list[LabelledReply]) -> tuple[int, int]:

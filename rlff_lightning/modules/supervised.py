@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -17,7 +16,9 @@ from rlff_lightning.models.pocket import PocketSettings, build_pocket_model
 from rlff_lightning.models.pocket_tokenizer import train_tokenizer
 from rlff_lightning.models.saving import save_model
 from rlff_lightning.models.sequence_logps import sequence_logps
+from rlff_lightning.models.sharding import plain_name
 from rlff_lightning.modules.schedules import by_step, check_optimizer
+from rlff_lightning.modules.trained import TrainedModule
 from rlff_lightning.modules.window import AccumulationWindow, divide_gradients
 from rlff_lightning.seeds import run_seed
 from rlff_lightning.types import Conversation, Message
@@ -49,7 +50,7 @@ class LikelihoodSums(NamedTuple):
     """How many there are."""
 
 
-class SupervisedModule(LightningModule):
+class SupervisedModule(TrainedModule):
     """Maximise the likelihood of human or scripted replies.
 
     Args:
@@ -86,6 +87,7 @@ class SupervisedModule(LightningModule):
         check_optimizer(self)
         self.seeker_weight = seeker_weight
         self.model: LanguageModel | None = None
+        self._matrices: set[str] = set()
         self._window = AccumulationWindow()
 
     @override
@@ -109,11 +111,16 @@ class SupervisedModule(LightningModule):
     def configure_model(self) -> None:
         if self.model is not None:
             return
+        model = self._build()
+        # FSDP1 flattens what it shards.
+        self._matrices = {name for name, weight in model.named_parameters() if weight.dim() > 1}
+        self.model = self.spread(model)
+
+    def _build(self) -> LanguageModel:
         if self.backbone is not None:
-            self.model = self.backbone.build()
-            return
+            return self.backbone.build()
         assert self.pocket is not None
-        self.model = build_pocket_model(
+        model: LanguageModel = build_pocket_model(
             len(self.tokenizer),
             eos_id=self.tokenizer.eos_token_id,
             pad_id=self.tokenizer.pad_token_id,
@@ -122,7 +129,8 @@ class SupervisedModule(LightningModule):
             num_heads=self.pocket.num_heads,
             max_positions=self.pocket.max_positions,
             seed=run_seed(self.pocket.seed),
-        ).train()
+        )
+        return model.train()
 
     @override
     def on_before_batch_transfer(
@@ -192,10 +200,12 @@ class SupervisedModule(LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        trained = [p for p in self.parameters() if p.requires_grad]
+        trained = [(n, p) for n, p in self._policy.named_parameters() if p.requires_grad]
+        decayed = [p for n, p in trained if plain_name(n) in self._matrices]
+        others = [p for n, p in trained if plain_name(n) not in self._matrices]
         groups = [
-            {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": others, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95))
         num_steps = int(self.trainer.estimated_stepping_batches)
@@ -205,6 +215,7 @@ class SupervisedModule(LightningModule):
     @override
     def on_train_end(self) -> None:
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not is_trial and self.trainer.is_global_zero:
+        if not is_trial:
             folder = Path(self.trainer.default_root_dir) / "model"
-            save_model(self._policy, self.tokenizer, folder)
+            is_writer = self.trainer.is_global_zero
+            save_model(self._policy, self.tokenizer, folder, is_writer=is_writer)

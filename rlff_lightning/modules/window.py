@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from rlff_lightning.models.sharding import local
+
 
 class AccumulationWindow:
     """The micro-batches between two optimizer steps.
@@ -42,7 +44,7 @@ class AccumulationWindow:
 
 
 def divide_gradients(parameters: Iterable[nn.Parameter], size: Tensor) -> None:
-    """Divide every gradient there is, before it is clipped."""
+    """Divide every gradient there is, before it is clipped; of a sharded one, each its part."""
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.div_(size)
+            local(parameter.grad).div_(size)

@@ -18,7 +18,7 @@ from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience, collate
 from rlff_lightning.rollout.group import Group, describe
 from rlff_lightning.rollout.learner import Learner
-from rlff_lightning.rollout.ranks import of_all_ranks, of_this_rank
+from rlff_lightning.rollout.ranks import of_all_ranks, of_same_rank, of_this_rank
 from rlff_lightning.rollout.sampler import Rollout, RolloutSampler
 from rlff_lightning.rollout.scorers import Sampled, Scorer
 from rlff_lightning.rollout.settings import RolloutSettings
@@ -223,8 +223,18 @@ class ExperienceLoader:
         return {"ranks": of_all_ranks(own | self.sampler.state_dict())}
 
     def load_state_dict(self, states: dict[str, Any]) -> None:
-        """Continue this rank's loop, be it in the middle of an iteration."""
-        state = of_this_rank(states["ranks"])
+        """Continue this rank's loop, be it in the middle of an iteration.
+
+        If another number of processes saved it, what they had sampled is theirs: every process
+        then begins a new iteration, with new streams of contexts.
+        """
+        state = of_same_rank(states["ranks"])
+        if state is None:
+            first = states["ranks"][0]
+            self.iteration = first["iteration"]
+            self._buffer, self._given = [], 0
+            self.sampler.restart(first["rollouts"])
+            return
         optional: dict[str, Any] = {"old_logps": None, "ref_logps": None}
         self.iteration, self._given = state["iteration"], state["given"]
         self._buffer = [Experience(**{**optional, **fields}) for fields in state["buffer"]]

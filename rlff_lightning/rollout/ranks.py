@@ -5,8 +5,6 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from rlff_lightning.errors import UserError
-
 State = TypeVar("State")
 
 
@@ -20,16 +18,15 @@ def of_all_ranks(state: State) -> list[State]:
 
 
 def of_this_rank(states: Sequence[State]) -> State:
-    """Pick this rank's state.
+    """Pick this rank's state from all that are running."""
+    return states[_rank()]
 
-    Raises:
-        UserError: If another number of processes wrote the states.
-    """
-    is_alone = not distributed.is_initialized()
-    world_size = 1 if is_alone else distributed.get_world_size()
-    if len(states) != world_size:
-        raise UserError(
-            f"ckpt_path: the checkpoint holds the experience of {len(states)} processes, but "
-            f"{world_size} are running; go on with {len(states)}"
-        )
-    return states[0 if is_alone else distributed.get_rank()]
+
+def of_same_rank(states: Sequence[State]) -> State | None:
+    """Pick what this rank saved; ``None`` if another number of processes saved the states."""
+    world_size = distributed.get_world_size() if distributed.is_initialized() else 1
+    return states[_rank()] if len(states) == world_size else None
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0

@@ -133,6 +133,13 @@ class RolloutSampler:
         completions.set_result([_completion(fields) for fields in state["ahead"]])
         self._pending = _Pending(contexts, prompts, completions, {}, before, staleness=1)
 
+    def restart(self, number: int) -> None:
+        """Begin the rollout ``number`` with streams of contexts that no process had before."""
+        self.number = number
+        self.seed = derive_seed(self.seed, "restarted", number)
+        self.contexts.start(self.seed)
+        self._pending = None
+
     def _begin(self, *, is_ahead: bool) -> _Pending:
         contexts, prompts, before = self._take_contexts()
         started = time.perf_counter()

@@ -1,0 +1,1 @@
+"""How a model's training is spread over processes, and its checkpoints."""

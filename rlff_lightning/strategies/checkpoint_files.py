@@ -1,0 +1,111 @@
+"""Checkpoints that exist whole or not at all, as one file or as a folder of shards.
+
+Whatever moment a run is killed at, the path of a checkpoint names a whole one: the latest that was
+written to its end. A sharded checkpoint's path is a link to a hidden folder beside it, because only
+a link can be moved to another folder in one step.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.load import _load_distributed_checkpoint
+from typing_extensions import override
+
+_METADATA = "meta.pt"
+"""Lightning's own file in a folder of shards: all but weights and optimizer states."""
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes one file beside the target and renames it; reads sharded checkpoints too."""
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        drop_leftovers(target.parent)
+        unfinished = hidden(target, "new")
+        with unfinished.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        replace(target, unfinished)
+
+    @override
+    def load_checkpoint(
+        self,
+        path: Any,
+        map_location: Any | None = lambda storage, loc: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        if is_sharded_checkpoint(Path(path)):
+            return read_shards(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
+
+    @override
+    def remove_checkpoint(self, path: Any) -> None:
+        if Path(path).is_symlink():
+            remove(Path(path))
+        else:
+            super().remove_checkpoint(path)
+
+
+def is_sharded_checkpoint(path: Path) -> bool:
+    """Whether the path names a folder of shards."""
+    return (path / _METADATA).is_file()
+
+
+def read_shards(path: Path) -> dict[str, Any]:
+    """Read a sharded checkpoint as if it had been written as one file."""
+    checkpoint = _load_distributed_checkpoint(path)
+    names = sorted(name for name in checkpoint if name.startswith("optimizer_"))
+    checkpoint["optimizer_states"] = [checkpoint.pop(name) for name in names]
+    return checkpoint
+
+
+def hidden(target: Path, mark: str) -> Path:
+    """Name a hidden sibling."""
+    return target.with_name(f".{target.name}.{mark}")
+
+
+def replace(target: Path, written: Path) -> None:
+    """Let ``target`` be ``written``, a file or a folder, in one step; then drop what it was.
+
+    A file is renamed. A folder stays where it is, and ``target`` becomes a link to it.
+    """
+    before = target.resolve() if target.is_symlink() else None
+    if written.is_dir():
+        if target.is_dir() and before is None:  # a folder that Lightning itself wrote
+            target.rename(hidden(target, "old"))
+        link = hidden(target, "link")
+        link.symlink_to(written.name)
+        written = link
+    written.replace(target)
+    if before is not None:
+        shutil.rmtree(before)
+    drop_leftovers(target.parent)
+
+
+def remove(target: Path) -> None:
+    """Drop a link, and then the folder of shards that it names."""
+    folder = target.resolve()
+    target.unlink()
+    shutil.rmtree(folder)
+
+
+def drop_leftovers(folder: Path) -> None:
+    """Drop what killed writers left among checkpoints: what is hidden and no link names."""
+    named = {path.resolve() for path in folder.glob("*.ckpt") if path.is_symlink()}
+    for path in folder.glob(".*.ckpt.*"):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.resolve() not in named:
+            shutil.rmtree(path)

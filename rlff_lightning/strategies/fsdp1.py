@@ -1,0 +1,53 @@
+"""FSDP1, for machines and habits that have it: FSDP2 shards LoRA and 4-bit weights better."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.plugins.precision import FSDPPrecision, Precision
+from lightning.pytorch.strategies import FSDPStrategy
+from typing_extensions import override
+
+
+class _Precision(FSDPPrecision):
+    """Leaves batches as they are: records, of which a module itself makes tensors."""
+
+    @override
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+class FSDP1(FSDPStrategy):
+    """Lightning's ``FSDPStrategy``, without its check that there is a GPU.
+
+    Args:
+        sharding_strategy: What is split: ``FULL_SHARD``, ``SHARD_GRAD_OP`` or ``NO_SHARD``.
+    """
+
+    def __init__(self, sharding_strategy: str = "FULL_SHARD") -> None:
+        super().__init__(sharding_strategy=sharding_strategy)  # type: ignore[arg-type]
+
+    @property
+    @override
+    def precision_plugin(self) -> FSDPPrecision:
+        plugin = self._precision_plugin
+        return plugin if isinstance(plugin, _Precision) else _Precision("32-true")
+
+    @precision_plugin.setter
+    @override
+    def precision_plugin(self, plugin: Precision | None) -> None:
+        is_given = isinstance(plugin, FSDPPrecision)
+        self._precision_plugin = _Precision(cast(Any, plugin).precision) if is_given else None
+
+
+def flat_settings(strategy: FSDPStrategy) -> dict[str, Any]:
+    """Give what Lightning would wrap with, but buffers in float32: rotary frequencies are some."""
+    precision = strategy.mixed_precision_config
+    if precision is not None:
+        precision = replace(precision, buffer_dtype=torch.float32)
+    return {
+        "cpu_offload": strategy.cpu_offload,
+        "mixed_precision": precision,
+        "sharding_strategy": strategy.sharding_strategy,
+        **{name: value for name, value in strategy.kwargs.items() if name != "auto_wrap_policy"},
+    }

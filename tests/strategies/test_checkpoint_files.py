@@ -1,0 +1,60 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from rlff_lightning.strategies.checkpoint_files import CheckpointFiles, remove, replace
+
+KILLED = """\
+import os, signal, sys
+from rlff_lightning.strategies.checkpoint_files import CheckpointFiles
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+CheckpointFiles().save_checkpoint({"step": 2}, sys.argv[1])
+"""
+
+
+def test_a_writer_that_is_killed_leaves_the_checkpoint_before_and_no_litter_for_long(
+    tmp_path: Path,
+) -> None:
+    files, path = CheckpointFiles(), tmp_path / "checkpoints" / "last.ckpt"
+    files.save_checkpoint({"step": 1}, path)
+    died = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert sorted(file.name for file in path.parent.iterdir()) == [".last.ckpt.new", "last.ckpt"]
+    assert files.load_checkpoint(path) == {"step": 1}
+    files.save_checkpoint({"step": 3}, path)
+    assert files.load_checkpoint(path) == {"step": 3}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def shards(path: Path, step: int) -> Path:
+    folder = path.with_name(f".{path.name}.{step}")
+    folder.mkdir()
+    torch.save({"step": step}, folder / "meta.pt")
+    return folder
+
+
+def test_a_folder_of_shards_takes_the_place_of_the_one_before_by_a_link(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    replace(path, shards(path, 1))
+    unfinished = shards(path, 2)
+    # As a killed writer leaves it: the second is written and nothing names it.
+    assert torch.load(path / "meta.pt", weights_only=True) == {"step": 1}
+    replace(path, unfinished)
+    assert torch.load(path / "meta.pt", weights_only=True) == {"step": 2}
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".last.ckpt.2", "last.ckpt"]
+    # A run may be moved: links are relative.
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert (moved / "last.ckpt" / "meta.pt").is_file()
+    remove(moved / "last.ckpt")
+    assert list(moved.iterdir()) == []
+
+
+def test_a_file_takes_the_place_of_a_folder_of_shards(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    replace(path, shards(path, 1))
+    CheckpointFiles().save_checkpoint({"step": 2}, path)
+    assert CheckpointFiles().load_checkpoint(path) == {"step": 2}
+    assert list(tmp_path.iterdir()) == [path]
