@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,9 +46,9 @@ class StageRunner:
         stage = plan.stage
         title = f"{place} {stage.name} ({stage.verb})"
         self._check_reads(plan)
-        is_forced = is_forced or bool(self._has_run & set(plan.reads))
+        is_stale = bool(self._has_run & set(plan.reads))
         done = read_marker(self._run, stage.name, DONE)
-        if done.get("fingerprint") == plan.fingerprint and not is_forced:
+        if done.get("fingerprint") == plan.fingerprint and not is_forced and not is_stale:
             _say(f"{title} is finished already, {done['wall_s']:.1f} s then; skipped")
             return 0
         if not is_forced and (other := self._take(plan)):
@@ -106,7 +106,8 @@ class StageRunner:
         """Link the files of the same stage, finished in another run; they are written once."""
         name = plan.stage.name
         for other in self._reuse:
-            if read_marker(other, name, DONE).get("fingerprint") == plan.fingerprint:
+            is_same = read_marker(other, name, DONE).get("fingerprint") == plan.fingerprint
+            if is_same and self._has_same(plan.reads, other):
                 self._move_aside(name)
                 part = self._run / f".{name}.part"
                 shutil.rmtree(part, ignore_errors=True)
@@ -115,6 +116,12 @@ class StageRunner:
                 self._has_run.add(name)
                 return other
         return None
+
+    def _has_same(self, names: Iterable[str], other: Path) -> bool:
+        """Say whether another run's stage read the very outputs that lie here."""
+        return all(
+            read_marker(self._run, name, DONE) == read_marker(other, name, DONE) for name in names
+        )
 
     def _check_reads(self, plan: Plan) -> None:
         for name, fingerprint in plan.reads.items():

@@ -73,7 +73,8 @@ def _episodes(stage: StageFolder) -> Iterator[Item]:
     for policy, file in sorted(files, key=lambda pair: (_rank(pair[0], order), pair)):
         for row in read_lines(file):
             verdicts = list(zip(row.get("outcomes", []), row.get("values", []), strict=False))
-            yield _item("conversation", policy, row) | {
+            group = f"{stage.arm}: {policy}" if stage.arm else policy
+            yield _item("conversation", group, row) | {
                 "success": bool(row.get("is_success")),
                 "messages": _judged(_messages(row.get("messages", [])), verdicts),
             }

@@ -43,7 +43,7 @@ def render(run: RunFolder, *, max_items: int) -> str:
         script_hash=base64.b64encode(digest).decode(),
         studied=tables.study_table(run),
         goal=tables.goal_table(summary),
-        held_out=tables.held_out_table(summary),
+        held_out=tables.study_held_out_table(run) or tables.held_out_table(summary),
         by_turn=figures.success_by_turn(summary.get("policies") or {}),
         fare=figures.value_by_turn(summary.get("policies") or {}),
         outcomes=tables.outcome_shares(summary),

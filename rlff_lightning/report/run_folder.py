@@ -1,9 +1,9 @@
-"""What a run's stages wrote, found by its files: a pipeline's run, or one stage's folder."""
+"""What stages wrote, found by its files: a pipeline's run, one stage's folder, or a study."""
 
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class StageFolder:
     """The folder's name."""
     folder: Path
     """Where it is."""
+    arm: str = ""
+    """The study's arm that it belongs to; empty outside studies."""
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -85,6 +87,17 @@ class RunFolder:
         return self.folder.resolve().name
 
     @property
+    def study(self) -> dict[str, Any]:
+        """``study.json``; empty if the folder is no study's."""
+        return read_object(self.folder / "study.json")
+
+    @property
+    def first_cells(self) -> list[dict[str, Any]]:
+        """A study's cells of its first seed, one an arm; none outside studies."""
+        cells = self.study.get("cells") or []
+        return [cell for cell in cells if cell["seed"] == cells[0]["seed"]]
+
+    @property
     def wall_s(self) -> float | None:
         """Seconds that all stages took; none if the run does not say."""
         seconds = read_object(self.folder / "summary.json").get("wall_s")
@@ -95,13 +108,16 @@ def find_run(folder: Path) -> RunFolder:
     """Find the stages of a run.
 
     Args:
-        folder: A pipeline's run, or the folder of one stage.
+        folder: A pipeline's run, the folder of one stage, or a study: of that the stages of every
+            arm under the first seed, those that arms share once.
 
     Raises:
         UserError: If the folder is missing or no stage wrote into it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: a run must be a folder, found none")
+    if cells := RunFolder(folder=folder, stages=()).first_cells:
+        return RunFolder(folder=folder, stages=tuple(_studied(folder, cells)))
     children = sorted(child for child in folder.iterdir() if child.is_dir())
     found = [child for child in children if _is_stage(child)]
     # A pipeline's run holds stages and a summary of its own; one stage's folder holds no stages.
@@ -113,6 +129,17 @@ def find_run(folder: Path) -> RunFolder:
         )
     stages = tuple(StageFolder(name=each.resolve().name, folder=each) for each in folders)
     return RunFolder(folder=folder, stages=stages)
+
+
+def _studied(folder: Path, cells: Sequence[Mapping[str, Any]]) -> Iterator[StageFolder]:
+    seen: set[str] = set()
+    for cell in cells:
+        arm = str(cell["arm"])
+        for stage in find_run(folder / arm / f"seed-{cell['seed']}").stages:
+            name = str(read_object(stage.folder / "done.json").get("fingerprint", stage.folder))
+            if name not in seen:
+                seen.add(name)
+                yield StageFolder(name=f"{arm}: {stage.name}", folder=stage.folder, arm=arm)
 
 
 def read_object(file: Path) -> dict[str, Any]:

@@ -59,7 +59,15 @@ _REWARD = {
 
 
 def goal_summary(run: RunFolder) -> dict[str, Any]:
-    """Give the figures of goal completion: the run's own, or those of its last stage with some."""
+    """Give the figures of goal completion: the run's own, or those of its last stage with some.
+
+    Of a study those of every arm under the first seed.
+    """
+    if cells := run.first_cells:
+        arms = {str(cell["arm"]): cell["figures"] for cell in cells}
+        seed = f"Under seed {cells[0]['seed']}, judged"
+        judge = {"name": run.study.get("judge"), "seed": seed}
+        return {"policies": {**cells[0]["references"], **arms}, "judge": judge}
     for folder in (run.folder, *(stage.folder for stage in reversed(run.stages))):
         summary = read_object(folder / "summary.json")
         if isinstance(summary.get("policies"), dict):
@@ -100,7 +108,8 @@ def _judged(summary: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     digest = f", {judge['hash']}" if judge.get("hash") else ""
     turns = f"; at most {judge['max_turns']} turns" if judge.get("max_turns") else ""
-    return (f"Judged by {judge.get('name', 'an unnamed judge')}{digest}{turns}.",)
+    begin = judge.get("seed", "Judged")
+    return (f"{begin} by {judge.get('name', 'an unnamed judge')}{digest}{turns}.",)
 
 
 def held_out_table(summary: Mapping[str, Any]) -> Table | None:
@@ -252,9 +261,23 @@ def _reward_cells(figures: Mapping[str, Any]) -> tuple[Cell, ...]:
     )
 
 
+def study_held_out_table(run: RunFolder) -> Table | None:
+    """Lay out what other people and the second judge make of a study's arms; none without them."""
+    rows = run.study.get("rows") or []
+    names = list(dict.fromkeys(name for row in rows for name in row.get("held_out") or {}))
+    if not names:
+        return None
+    body = [
+        (str(row["name"]), tuple(_rate(row["held_out"].get(name), None)[0] for name in names))
+        for row in rows
+    ]
+    title = "Held out: success rates, means over seeds"
+    return Table(title=title, columns=tuple(names), rows=tuple(body))
+
+
 def study_table(run: RunFolder) -> Table | None:
     """Lay out a study's arms; none if the folder is no study's."""
-    study = read_object(run.folder / "study.json")
+    study = run.study
     rows = [
         (
             str(row.get("name")),

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,9 +35,11 @@ def plan(
     return plan_stage(stage, [verb], config, fingerprints, run)
 
 
-def run_all(run: Path, rlff: Rlff, *plans: Plan, forced: str = "") -> list[str]:
+def run_all(
+    run: Path, rlff: Rlff, *plans: Plan, forced: str = "", reuse: Sequence[Path] = ()
+) -> list[str]:
     """Run stages as the pipeline does and name those that a process was started for."""
-    runner = StageRunner(run, rlff)
+    runner = StageRunner(run, rlff, reuse)
     started = []
     for item in plans:
         before = len(rlff.calls)
@@ -84,6 +86,33 @@ def test_a_reader_runs_again_though_the_run_was_stopped_in_between(tmp_path: Pat
     run_all(tmp_path, Rlff(), *three(tmp_path))
     run_all(tmp_path, Rlff(), three(tmp_path, lr=0.2)[0])
     assert run_all(tmp_path, Rlff(), *three(tmp_path, lr=0.2)) == ["second"]
+
+
+def test_a_whole_chain_is_taken_from_another_run_up_to_the_first_stage_that_differs(
+    tmp_path: Path,
+) -> None:
+    other, run = tmp_path / "other", tmp_path / "run"
+    for folder in (other, run):
+        folder.mkdir()
+    run_all(other, Rlff(), *three(other))
+    first, second, _ = three(run)
+    third = plan(run, "third", {"lr": 0.3, "model": "second/model"}, first, second)
+    rlff = Rlff()
+    assert run_all(run, rlff, first, second, third, reuse=[other]) == ["third"]
+    assert (run / "second" / "output").read_text() == "2"
+    assert (run / "second" / "output").stat().st_nlink == 2
+
+
+def test_a_reader_is_not_taken_from_a_run_whose_own_outputs_it_read(tmp_path: Path) -> None:
+    other, run = tmp_path / "other", tmp_path / "run"
+    for folder in (other, run):
+        folder.mkdir()
+    run_all(other, Rlff(), *three(other))
+    done = read_marker(other, "first", DONE)
+    run_all(run, Rlff(), three(run)[0])
+    # The same stage, run another time: its outputs need not be the same to the bit.
+    write_json(run / "first" / DONE, {**done, "wall_s": done["wall_s"] + 1})
+    assert run_all(run, Rlff(), *three(run)[:2], reuse=[other]) == ["second"]
 
 
 @pytest.mark.parametrize(

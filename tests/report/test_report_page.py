@@ -150,6 +150,36 @@ def test_a_study_has_its_table(tmp_path: Path) -> None:
     assert "< .001" in text
 
 
+def test_a_studys_page_shows_every_arm_and_what_arms_share_once(
+    small_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    summaries = {}
+    for arm in ("base", "other"):
+        run = small_run(tmp_path / arm / "seed-4", text="Said.")
+        for stage in run.iterdir():
+            # The arms differ in their evaluation alone.
+            name = f"{arm} {stage.name}" if stage.name == "evaluate" else stage.name
+            (stage / "done.json").write_text(json.dumps({"fingerprint": name}))
+        summaries[arm] = json.loads((run / "evaluate" / "summary.json").read_text())["policies"]
+    cells = [
+        {"arm": arm, "seed": 4, "figures": rows["rlff"], "references": {"sft": rows["sft"]}}
+        for arm, rows in summaries.items()
+    ]
+    rows = [{"name": "base", "rate": 0.5, "rates": [0.5], "held_out": {"worst": 0.125}}]
+    study = {"study": "toy", "judge": "scripted #1", "baseline": "base", "rows": rows}
+    # A second seed is in the table, and its folder is not read.
+    study["cells"] = [*cells, {**cells[0], "seed": 5}]
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    found = Page(render(find_run(tmp_path), max_items=10))
+    for words in ("Study: toy", "12.5 %", "Under seed 4, judged by scripted #1", "base: policy"):
+        assert words in found.text
+    assert "other: policy" not in found.text
+    items = json.loads(found.data)
+    groups = {item["group"] for item in items if item["kind"] == "conversation"}
+    assert groups == {"base: sft", "base: rlff", "other: sft", "other: rlff"}
+    assert sum(item["kind"] == "futures" for item in items) == 1
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
