@@ -149,7 +149,7 @@ class ServerPoolEngine(Engine):
                 if other != target:
                     shutil.rmtree(other)
         session = self._session()
-        session.version, self._last_version = name, version
+        session.model, session.version, self._last_version = session.base, name, version
         session.refresh()
 
     def load_adapter(self, folder: Path, version: int) -> None:
