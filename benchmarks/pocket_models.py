@@ -32,7 +32,10 @@ def train_pocket(folder: Path, num_steps: int, hidden_size: int = 128) -> Path:
         The model's folder, below the given one.
     """
     module = SupervisedModule(
-        pocket=PocketSettings(hidden_size=hidden_size, max_positions=4096, seed=0),
+        # vLLM on CPU computes attention only with heads of a multiple of 32.
+        pocket=PocketSettings(
+            hidden_size=hidden_size, num_heads=hidden_size // 32, max_positions=4096, seed=0
+        ),
         learning_rate=5e-3,
         seeker_weight=0.2,
     )
