@@ -1,4 +1,4 @@
-"""FSDP1, for machines and habits that have it: FSDP2 shards LoRA and 4-bit weights better."""
+"""FSDP1, for GPUs and habits that have it: FSDP2 shards LoRA and 4-bit weights better."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch.plugins.precision import FSDPPrecision, Precision
 from lightning.pytorch.strategies import FSDPStrategy
 from typing_extensions import override
+
+from rlff_lightning.errors import UserError
 
 
 class _Precision(FSDPPrecision):
@@ -18,7 +20,7 @@ class _Precision(FSDPPrecision):
 
 
 class FSDP1(FSDPStrategy):
-    """Lightning's ``FSDPStrategy``, without its check that there is a GPU.
+    """Lightning's ``FSDPStrategy`` for stages whose batches are records; needs GPUs.
 
     Args:
         sharding_strategy: What is split: ``FULL_SHARD``, ``SHARD_GRAD_OP`` or ``NO_SHARD``.
@@ -26,6 +28,12 @@ class FSDP1(FSDPStrategy):
 
     def __init__(self, sharding_strategy: str = "FULL_SHARD") -> None:
         super().__init__(sharding_strategy=sharding_strategy)  # type: ignore[arg-type]
+
+    @override
+    def setup_environment(self) -> None:
+        if self.root_device.type == "cpu":
+            raise UserError("trainer.strategy: FSDP1 needs GPUs, got cpu; FSDP2 does without")
+        super().setup_environment()
 
     @property
     @override

@@ -37,7 +37,6 @@ from rlff_lightning.rollout.scorers import FormatScorer, Sampled, Scorer
 from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.strategies.checkpoint_files import CheckpointFiles
-from rlff_lightning.strategies.fsdp1 import FSDP1
 from rlff_lightning.strategies.fsdp2 import FSDP2
 
 STEPS = 20
@@ -55,7 +54,6 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
     "ddp": lambda: "ddp",
     "fsdp2": lambda: FSDP2(),
     "dying": lambda: Dying(),
-    "fsdp1": lambda: FSDP1(),
 }
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
 
