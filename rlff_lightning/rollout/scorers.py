@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rlff_lightning.dialogue.chat import ChatSettings
 from rlff_lightning.dialogue.reply_format import is_well_formed
 from rlff_lightning.engines.base import Engine, Sampling
+from rlff_lightning.functional.diversity import repetition
 from rlff_lightning.types import Conversation, Message
 
 
@@ -123,6 +124,4 @@ def repeated_share(text: str, size: int) -> float:
         >>> repeated_share("so so so", 1)
         0.6666666666666667
     """
-    words = text.lower().split()
-    grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+    return repetition(text.lower().split(), size)
