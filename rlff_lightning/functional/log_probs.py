@@ -1,7 +1,8 @@
 """Log-probabilities of tokens, without ever holding the logits of all of them.
 
 A vocabulary of 152k makes logits the largest tensor of a training step. So rows are taken in
-chunks, and backward computes a chunk's logits once more. The softmax is done in float32 at least.
+chunks, and backward computes a chunk's logits once more, unless one chunk is all there is. The
+softmax is done in float32 at least.
 """
 
 from typing import Any, NamedTuple
@@ -137,7 +138,9 @@ class _ChunkedLogProbs(torch.autograd.Function):
             normalisers[chunk] = logits.gather(1, chosen).squeeze(1) - logps[chunk]
             probs = torch.exp(log_probs, out=logits)
             entropy[chunk] = -torch.linalg.vecdot(probs, log_probs)
-        ctx.save_for_backward(hidden, weight, bias, token_ids, normalisers, entropy)
+        # A single chunk stays within the bound that chunks are for: it need not be computed again.
+        kept = space.spare(slice(None)) if 0 < len(hidden) <= rows else None
+        ctx.save_for_backward(hidden, weight, bias, token_ids, normalisers, entropy, kept)
         ctx.scale, ctx.rows = scale, rows
         ctx.set_materialize_grads(False)
         return logps, entropy
@@ -147,7 +150,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
     def backward(
         ctx: Any, logps_grad: Tensor | None, entropy_grad: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, token_ids, normalisers, entropy = ctx.saved_tensors
+        hidden, weight, bias, token_ids, normalisers, entropy, kept = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         hidden_grad = torch.empty_like(hidden) if needs_hidden else None
         # Chunks add up in float32: many of them would drown in bfloat16.
@@ -158,12 +161,14 @@ class _ChunkedLogProbs(torch.autograd.Function):
         for start in range(0, len(hidden), ctx.rows):
             chunk = slice(start, start + ctx.rows)
             # With p = exp(log_probs): dlogp/dz_v = [v is the token] - p_v.
-            log_probs = space.logits(chunk).sub_(normalisers[chunk, None])
+            log_probs = kept
+            if log_probs is None:
+                log_probs = space.logits(chunk).sub_(normalisers[chunk, None])
             push = -pull[chunk, None]
             if entropy_grad is not None:  # dH/dz_v = -p_v (log p_v + H)
                 surprise = torch.add(log_probs, entropy[chunk, None], out=space.spare(chunk))
                 push = surprise.mul_(-ctx.scale * entropy_grad[chunk, None]).add_(push)
-            grad = log_probs.exp_().mul_(push)
+            grad = torch.exp(log_probs, out=space.first(chunk)).mul_(push)
             grad.scatter_add_(1, token_ids[chunk, None], pull[chunk, None])
             if bias_grad is not None:
                 bias_grad += grad.sum(dim=0)
@@ -202,8 +207,7 @@ class _Workspace:
 
     def logits(self, chunk: slice) -> Tensor:
         """Write a chunk's logits over temperature into the first buffer."""
-        hidden, scale = self.hidden[chunk], self.scale
-        out = self._logits[: len(hidden)]
+        hidden, scale, out = self.hidden[chunk], self.scale, self.first(chunk)
         # The caller's autocast may be on in forward and off in backward: both must round alike.
         with torch.autocast(hidden.device.type, enabled=False):
             if out.dtype == self.weight.dtype:
@@ -211,6 +215,10 @@ class _Workspace:
                     self.bias, hidden, self.weight.T, beta=scale, alpha=scale, out=out
                 )
             return out.copy_(hidden @ self.weight.T).add_(self.bias).mul_(scale)
+
+    def first(self, chunk: slice) -> Tensor:
+        """Take the first buffer."""
+        return self._logits[: len(self.hidden[chunk])]
 
     def spare(self, chunk: slice) -> Tensor:
         """Take the second buffer, which exists once it is asked for."""

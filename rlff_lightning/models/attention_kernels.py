@@ -1,11 +1,146 @@
 """Attention that also tells its log-sum-exp, so that its result can be merged with another's.
 
-Three forms of one contract: the flash kernels of CPU and CUDA, and plain matrix products for
-whatever they do not take.
+Queries and keys lie in stretches, all in one row, and each stretch of queries sees one stretch of
+keys. A CUDA kernel takes all stretches in one call, whatever their lengths; elsewhere each is a
+call of its own, to the CPU's flash kernel or to plain matrix products. No mask exists at length.
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+CPU_CAUSAL_QUERIES = 128
+"""Queries per causal backward call on a CPU, whose kernel computes what a longer one hides too."""
+
+
+Call = tuple[slice, slice, bool]
+"""Queries, their keys, and whether query i sees keys up to i alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretches:
+    """Which queries see which keys: stretch i of the one sees stretch i of the other."""
+
+    query_ends: tuple[int, ...]
+    """Where the first stretch of queries begins, 0, and where each ends; may be empty ones."""
+    key_ends: tuple[int, ...]
+    """The same of keys."""
+    is_causal: bool
+    """Query i of a stretch sees its keys up to i; needs equal stretches."""
+    query_offsets: Tensor
+    """``query_ends`` where a CUDA kernel reads them, int32."""
+    key_offsets: Tensor
+    """``key_ends`` where a CUDA kernel reads them, int32."""
+
+    @classmethod
+    def between(
+        cls,
+        query_ends: tuple[int, ...],
+        key_ends: tuple[int, ...],
+        *,
+        is_causal: bool,
+        device: torch.device,
+    ) -> "Stretches":
+        """Make stretches from where they end."""
+        return cls(
+            query_ends=query_ends,
+            key_ends=key_ends,
+            is_causal=is_causal,
+            query_offsets=torch.tensor(query_ends, dtype=torch.int32, device=device),
+            key_offsets=torch.tensor(key_ends, dtype=torch.int32, device=device),
+        )
+
+    def pairs(self) -> list[tuple[slice, slice]]:
+        """List each stretch of queries with its keys, without those of no query."""
+        spans = zip(pairwise(self.query_ends), pairwise(self.key_ends), strict=True)
+        return [
+            (slice(*queries), slice(*keys)) for queries, keys in spans if queries[0] < queries[1]
+        ]
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """Most queries and most keys of a stretch."""
+        ends = self.query_ends, self.key_ends
+        most_queries, most_keys = (max(b - a for a, b in pairwise(side)) for side in ends)
+        return most_queries, most_keys
+
+
+def attend_stretches(
+    query: Tensor, key: Tensor, value: Tensor, stretches: Stretches, *, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attend within every stretch.
+
+    Args:
+        query: ``(1, heads, Q, D)``.
+        key: ``(1, heads, K, D)``.
+        value: ``(1, heads, K, D)``.
+        stretches: Cover Q and K.
+        scale: Factor of the scores.
+
+    Returns:
+        As ``attend``, for all stretches.
+    """
+    if _has_cuda_kernel(query):
+        out, lse = torch.ops.aten._flash_attention_forward(
+            *(_tokens_first(x) for x in (query, key, value)),
+            *(stretches.query_offsets, stretches.key_offsets, *stretches.longest),
+            *(0.0, stretches.is_causal, False),
+            scale=scale,
+        )[:2]
+        return _heads_first(out), lse[None]
+    out = torch.empty_like(query)
+    lse = query.new_empty(query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32))
+    for own, seen in stretches.pairs():
+        out[:, :, own], lse[:, :, own] = attend(
+            query[:, :, own],
+            key[:, :, seen],
+            value[:, :, seen],
+            is_causal=stretches.is_causal,
+            scale=scale,
+        )
+    return out, lse
+
+
+def attend_stretches_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    stretches: Stretches,
+    *,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backpropagate through ``attend_stretches``, as ``attend_backward`` does through ``attend``.
+
+    Returns:
+        Gradients of query, key and value, in their shapes.
+    """
+    if _has_cuda_kernel(query):
+        unused = torch.zeros(2, dtype=torch.uint64, device=query.device)
+        found = torch.ops.aten._flash_attention_backward(
+            *(_tokens_first(x) for x in (grad, query, key, value, out)),
+            *(lse[0].contiguous(), stretches.query_offsets, stretches.key_offsets),
+            *(*stretches.longest, 0.0, stretches.is_causal, unused, unused),
+            scale=scale,
+        )
+        return _heads_first(found[0]), _heads_first(found[1]), _heads_first(found[2])
+    grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    for own, seen in stretches.pairs():
+        for some, keys, is_causal in _backward_calls(own, seen, is_causal=stretches.is_causal):
+            parts = attend_backward(
+                *(grad[:, :, some], query[:, :, some], key[:, :, keys], value[:, :, keys]),
+                *(out[:, :, some], lse[:, :, some]),
+                is_causal=is_causal,
+                scale=scale,
+            )
+            for whole, part, where in zip(grads, parts, (some, keys, keys), strict=True):
+                whole[:, :, where] += part
+    return grads
 
 
 def attend(
@@ -32,11 +167,6 @@ def attend(
             query, key, value, 0.0, is_causal, scale=scale
         )
         return out, lse
-    if _has_cuda_kernel(query):
-        found = torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, 0.0, is_causal, False, scale=scale
-        )
-        return found[0], found[1]
     scores = _plain_scores(query, key, is_causal=is_causal, scale=scale)
     lse = scores.logsumexp(-1)
     return ((scores - lse[..., None]).exp() @ value.to(scores.dtype)).to(query.dtype), lse
@@ -78,15 +208,6 @@ def attend_backward(
             grad, query, key, value, out, lse, 0.0, is_causal, scale=scale
         )
         return grads
-    if _has_cuda_kernel(query):
-        unused = torch.zeros(2, dtype=torch.uint64, device=query.device)
-        grads = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            grad.contiguous(),
-            *(query, key, value, out.contiguous(), lse.contiguous()),
-            *(None, None, query.shape[2], key.shape[2], 0.0, is_causal, unused, unused),
-            scale=scale,
-        )
-        return grads
     probs = (_plain_scores(query, key, is_causal=is_causal, scale=scale) - lse[..., None]).exp()
     grad, keys, values = (x.to(probs.dtype) for x in (grad, key, value))
     grad_probs = grad @ values.mT - (grad * out.to(probs.dtype)).sum(-1, keepdim=True)
@@ -96,6 +217,19 @@ def attend_backward(
         (grad_scores.mT @ query.to(probs.dtype)).to(key.dtype),
         (probs.mT @ grad).to(value.dtype),
     )
+
+
+def _backward_calls(own: slice, seen: slice, *, is_causal: bool) -> Iterator[Call]:
+    """Split a stretch of queries: each part sees the keys before it in full, then itself."""
+    if not is_causal:
+        yield own, seen, False
+        return
+    for start in range(own.start, own.stop, CPU_CAUSAL_QUERIES):
+        some = slice(start, min(start + CPU_CAUSAL_QUERIES, own.stop))
+        first, last = (seen.start + place - own.start for place in (some.start, some.stop))
+        if first > seen.start:
+            yield some, slice(seen.start, first), False
+        yield some, slice(first, last), True
 
 
 def _has_cpu_kernel(query: Tensor) -> bool:
@@ -109,6 +243,15 @@ def _has_cuda_kernel(query: Tensor) -> bool:
         and query.shape[-1] % 8 == 0
         and query.shape[-1] <= 256
     )
+
+
+def _tokens_first(row: Tensor) -> Tensor:
+    """Turn ``(1, heads, S, D)`` into ``(S, heads, D)``, as the CUDA kernel lays rows out."""
+    return row[0].transpose(0, 1).contiguous()
+
+
+def _heads_first(row: Tensor) -> Tensor:
+    return row.transpose(0, 1)[None]
 
 
 def _plain_scores(query: Tensor, key: Tensor, *, is_causal: bool, scale: float) -> Tensor:

@@ -51,7 +51,7 @@ def group_inputs(
         UserError: If ``sharing`` is ``shared`` and the model's attention does not allow it.
     """
     groups = prompt_ids, prompt_mask, completion_ids, completion_mask
-    _check(*groups)
+    check_groups(*groups)
     if sharing == "padded":
         return _padded(*groups, with_last_token=with_last_token)
     obstacle = why_not_shared(model)
@@ -101,9 +101,14 @@ def _padded(
     )
 
 
-def _check(
+def check_groups(
     prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
 ) -> None:
+    """Refuse what is not left-padded prompts with right-padded completions, G for each.
+
+    Raises:
+        ValueError: If the shapes disagree, a prompt is empty, or padding is on the wrong side.
+    """
     if prompt_ids.shape != prompt_mask.shape or completion_ids.shape != completion_mask.shape:
         raise ValueError(
             "Masks must have the shape of their ids, got prompts "

@@ -1,13 +1,20 @@
 """Log-probabilities of groups: what the policy now thinks of every completion token."""
 
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from rlff_lightning.functional.log_probs import TokenStats, token_logps
-from rlff_lightning.models.group_inputs import Sharing, group_inputs
+from rlff_lightning.models.group_inputs import Sharing, check_groups, group_inputs
 from rlff_lightning.models.output_head import head_replaced, output_head
 
 __all__ = ["Sharing", "group_logps"]
+
+CPU_PASS_TOKENS = 2048
+"""Tokens that a CPU reads at once, groups kept whole: more leave its cache between operations."""
 
 
 def group_logps(
@@ -43,26 +50,69 @@ def group_logps(
         ValueError: If the shapes disagree, a prompt is empty, or padding is on the wrong side.
         UserError: If ``sharing`` is ``shared`` and the model's attention does not allow it.
     """
+    groups = prompt_ids, prompt_mask, completion_ids, completion_mask
+    check_groups(*groups)
     head = output_head(model)
-    groups = group_inputs(model, sharing, prompt_ids, prompt_mask, completion_ids, completion_mask)
+    settings = _Settings(temperature, sharing, with_entropy, chunk_size)
+    stats = [_one_pass(model, head, settings, *part) for part in _passes(model, *groups)]
+    logps, entropy = torch.cat(stats, dim=1)
+    return TokenStats(_spread(logps, completion_mask), _spread(entropy, completion_mask))
+
+
+class _Settings(NamedTuple):
+    temperature: float
+    sharing: Sharing
+    with_entropy: bool
+    chunk_size: int | None
+
+
+def _passes(model: nn.Module, *groups: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split whole groups into passes whose activations stay in a CPU's cache."""
+    prompt_ids, prompt_mask, completion_ids, completion_mask = groups
+    # Every rank gathers a sharded model's weights as often as the others do: in one pass.
+    is_sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    if prompt_ids.device.type != "cpu" or is_sharded:
+        yield groups
+        return
+    num_groups, num_rows = len(prompt_ids), len(completion_ids)
+    num_tokens = int(prompt_mask.sum() + completion_mask.sum())
+    step = math.ceil(num_groups / math.ceil(num_tokens / CPU_PASS_TOKENS))
+    rows = step * (num_rows // num_groups)
+    sizes = step, step, rows, rows
+    sides = [torch.split(side, size) for side, size in zip(groups, sizes, strict=True)]
+    yield from zip(*sides, strict=True)
+
+
+def _one_pass(
+    model: nn.Module,
+    head: nn.Linear,
+    settings: _Settings,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+) -> Tensor:
+    """Return ``(2, M)``: log-probability and entropy of each real completion token."""
+    groups = prompt_ids, prompt_mask, completion_ids, completion_mask
+    inputs = group_inputs(model, settings.sharing, *groups)
     tokens = completion_ids[completion_mask]
 
     def score(hidden: Tensor) -> Tensor:
-        """Return ``(2, M)``: log-probability and entropy of each real completion token."""
         stats = token_logps(
             # Not by [...]: its backward adds up row by row on one thread, a prompt's end G times.
-            hidden.flatten(0, 1).index_select(0, groups.predictors),
+            hidden.flatten(0, 1).index_select(0, inputs.predictors),
             head.weight,
             tokens,
-            temperature=temperature,
-            chunk_size=chunk_size,
+            temperature=settings.temperature,
+            chunk_size=settings.chunk_size,
             bias=head.bias,
         )
-        return torch.stack([stats.logps, stats.entropy if with_entropy else stats.entropy.detach()])
+        entropy = stats.entropy if settings.with_entropy else stats.entropy.detach()
+        return torch.stack([stats.logps, entropy])
 
     with head_replaced(head, score):
-        logps, entropy = model(**groups.inputs, use_cache=False).logits
-    return TokenStats(_spread(logps, completion_mask), _spread(entropy, completion_mask))
+        found: Tensor = model(**inputs.inputs, use_cache=False).logits
+    return found
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:

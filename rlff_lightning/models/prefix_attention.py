@@ -18,7 +18,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlff_lightning.models.attention_kernels import attend, attend_backward
+from rlff_lightning.models.attention_kernels import (
+    Stretches,
+    attend_stretches,
+    attend_stretches_backward,
+)
 
 PREFIX_ATTENTION = "rlff_prefix_attention"
 """Name of this attention in transformers; without a layout it is transformers' own SDPA."""
@@ -29,12 +33,16 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrefixLayout:
-    """Where prompts and replies lie in one packed row of S tokens."""
+    """Where prompts and replies lie in one packed row of S tokens: first all prompts."""
 
     sequences: tuple[Span, ...]
     """Every prompt and every reply; together they cover the row."""
     groups: tuple[tuple[Span, Span], ...]
     """For each group that has reply tokens: all its replies, and its prompt."""
+    own: Stretches
+    """Every prompt and every reply with itself."""
+    prompts: Stretches
+    """Every group's replies with its prompt; queries begin where the prompts end."""
 
 
 class _PrefixAttention(torch.autograd.Function):
@@ -42,29 +50,19 @@ class _PrefixAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PrefixLayout, scale: float
     ) -> Tensor:
-        out = torch.empty_like(query)
-        lse = query.new_empty(
-            query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32)
-        )
-        for span in layout.sequences:
-            own = slice(*span)
-            out[:, :, own], lse[:, :, own] = attend(
-                query[:, :, own], key[:, :, own], value[:, :, own], is_causal=True, scale=scale
-            )
-        for reply_span, prompt_span in layout.groups:
-            reply, prompt = slice(*reply_span), slice(*prompt_span)
-            part, part_lse = attend(
-                query[:, :, reply],
-                key[:, :, prompt],
-                value[:, :, prompt],
-                is_causal=False,
+        out, lse = attend_stretches(query, key, value, layout.own, scale=scale)
+        if layout.groups:
+            first = layout.prompts.key_ends[-1]
+            part, part_lse = attend_stretches(
+                *(query[:, :, first:], key[:, :, :first], value[:, :, :first]),
+                layout.prompts,
                 scale=scale,
             )
+            own, own_lse = out[:, :, first:], lse[:, :, first:]
             # exp(part_lse) / (exp(part_lse) + exp(lse)), the prompt's share of the whole softmax.
-            share = torch.sigmoid(part_lse - lse[:, :, reply])[..., None]
-            own_out = out[:, :, reply].to(share.dtype)
-            out[:, :, reply] = own_out.lerp(part.to(share.dtype), share).to(out.dtype)
-            lse[:, :, reply] = torch.logaddexp(lse[:, :, reply], part_lse)
+            share = torch.sigmoid(part_lse - own_lse)[..., None]
+            own.copy_(own.to(share.dtype).lerp(part.to(share.dtype), share))
+            own_lse.copy_(torch.logaddexp(own_lse, part_lse))
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.layout, ctx.scale = layout, scale
         return out
@@ -72,29 +70,20 @@ class _PrefixAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, out, lse = ctx.saved_tensors
-        grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        for span in ctx.layout.sequences:
-            own = slice(*span)
-            parts = attend_backward(
-                *(x[:, :, own] for x in (grad, query, key, value, out, lse)),
-                is_causal=True,
-                scale=ctx.scale,
+        layout, scale = ctx.layout, ctx.scale
+        grads = attend_stretches_backward(
+            grad, query, key, value, out, lse, layout.own, scale=scale
+        )
+        if layout.groups:
+            first = layout.prompts.key_ends[-1]
+            parts = attend_stretches_backward(
+                *(grad[:, :, first:], query[:, :, first:], key[:, :, :first], value[:, :, :first]),
+                *(out[:, :, first:], lse[:, :, first:]),
+                layout.prompts,
+                scale=scale,
             )
-            for whole, part in zip(grads, parts, strict=True):
-                whole[:, :, own] = part
-        for reply_span, prompt_span in ctx.layout.groups:
-            reply, prompt = slice(*reply_span), slice(*prompt_span)
-            parts = attend_backward(
-                grad[:, :, reply],
-                query[:, :, reply],
-                key[:, :, prompt],
-                value[:, :, prompt],
-                out[:, :, reply],
-                lse[:, :, reply],
-                is_causal=False,
-                scale=ctx.scale,
-            )
-            for whole, part, where in zip(grads, parts, (reply, prompt, prompt), strict=True):
+            replies, prompts = slice(first, None), slice(first)
+            for whole, part, where in zip(grads, parts, (replies, prompts, prompts), strict=True):
                 whole[:, :, where] += part
         return *grads, None, None
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlff_lightning.models.attention_kernels import Stretches
 from rlff_lightning.models.output_head import transformers_model
 from rlff_lightning.models.prefix_attention import PREFIX_ATTENTION, PrefixLayout
 
@@ -77,24 +78,31 @@ def pack_groups(
         position_ids=torch.cat(
             [(prompt_mask.cumsum(1) - 1)[prompt_mask], (first_places + steps)[fed]]
         )[None],
-        layout=_layout(prompt_lengths.tolist(), fed_lengths.tolist()),
+        layout=_layout(prompt_lengths.tolist(), fed_lengths.tolist(), device),
         predictors=predictors[completion_mask],
         last=torch.where(fed_lengths > 0, starts + fed_lengths - 1, own_prompt_ends),
     )
 
 
-def _layout(prompt_lengths: list[int], fed_lengths: list[int]) -> PrefixLayout:
-    ends = list(accumulate(prompt_lengths + fed_lengths, initial=0))
+def _layout(
+    prompt_lengths: list[int], fed_lengths: list[int], device: torch.device
+) -> PrefixLayout:
+    ends = tuple(accumulate(prompt_lengths + fed_lengths, initial=0))
     spans = list(pairwise(ends))
     num_groups = len(prompt_lengths)
     group_size = len(fed_lengths) // num_groups
-    groups = []
-    for i, prompt in enumerate(spans[:num_groups]):
-        first = num_groups + i * group_size
-        groups.append(((ends[first], ends[first + group_size]), prompt))
+    prompt_ends, group_ends = ends[: num_groups + 1], ends[num_groups::group_size]
+    groups = zip(pairwise(group_ends), spans[:num_groups], strict=True)
     return PrefixLayout(
         sequences=tuple(span for span in spans if span[0] < span[1]),
         groups=tuple(group for group in groups if group[0][0] < group[0][1]),
+        own=Stretches.between(ends, ends, is_causal=True, device=device),
+        prompts=Stretches.between(
+            tuple(end - group_ends[0] for end in group_ends),
+            prompt_ends,
+            is_causal=False,
+            device=device,
+        ),
     )
 
 

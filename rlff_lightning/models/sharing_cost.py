@@ -7,7 +7,8 @@ from rlff_lightning.models.prefix_attention import PrefixLayout, Span
 _CALL_COST = {"cpu": 7e5, "cuda": 5e9}
 """What one more attention call costs, in the multiply-adds that the device does meanwhile.
 
-Measured on one CPU core (80 us, forward and backward); reckoned for a GPU (launches of 80 us).
+Measured on one CPU core (80 us, forward and backward); reckoned for a GPU (launches of 80 us),
+which takes all stretches in two calls.
 """
 
 
@@ -17,7 +18,7 @@ def is_sharing_cheaper(
     """Compare one layer's cost of a packed row with that of ``num_rows`` rows of ``width`` tokens.
 
     A token costs the layer's weights, a pair of attending tokens twice the width of the hidden
-    state, and each stretch of the packed row an attention call.
+    state, and on a CPU each stretch of the packed row an attention call.
 
     Args:
         config: The language model's text configuration.
@@ -31,7 +32,7 @@ def is_sharing_cheaper(
     num_tokens = sum(map(_length, layout.sequences))
     num_pairs = sum(_length(span) ** 2 / 2 for span in layout.sequences)
     num_pairs += sum(_length(replies) * _length(prompt) for replies, prompt in layout.groups)
-    num_calls = len(layout.sequences) + len(layout.groups)
+    num_calls = len(layout.sequences) + len(layout.groups) if device == "cpu" else 2
     call_cost = _CALL_COST["cpu" if device == "cpu" else "cuda"]
     shared = num_tokens * per_token + num_pairs * 2 * hidden + num_calls * call_cost
     padded = num_rows * width * (per_token + width * 2 * hidden) + call_cost

@@ -94,7 +94,6 @@ class SimulationModule(LightningModule):
 
     @override
     def on_predict_start(self) -> None:
-        self.contexts.check(self.num_contexts)
         [limit] = self.trainer.num_predict_batches
         self._batches = list(self.predict_dataloader())[: int(limit)]
 

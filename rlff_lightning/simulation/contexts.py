@@ -7,8 +7,6 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from typing_extensions import override
-
 from rlff_lightning.agents.base import Cast, Supporter
 from rlff_lightning.agents.self_play import play
 from rlff_lightning.dialogue.read_contexts import check_share, read_contexts
@@ -31,14 +29,6 @@ class ContextSource(ABC):
 
         One whose ``failure`` says why could not be had after every retry.
         """
-
-    def check(self, count: int) -> None:
-        """Refuse to give so many contexts, before any is played.
-
-        Raises:
-            UserError: If there are fewer.
-        """
-        return
 
     def replies(self, numbers: Sequence[int], *, seed: int) -> list[Message | None]:
         """Give the data's own reply to each of these contexts; ``None`` where there is none."""
@@ -123,7 +113,6 @@ class DialogueContexts(ContextSource):
         self.split_seed = split_seed
         self.exclude = [Path(path) for path in exclude or ()]
         self._pairs: list[tuple[Conversation, Message]] = []
-        self._shuffled: list[tuple[Conversation, Message]] = []
 
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
         return [context for context, _ in self._chosen(numbers, seed)]
@@ -131,23 +120,7 @@ class DialogueContexts(ContextSource):
     def replies(self, numbers: Sequence[int], *, seed: int) -> list[Message | None]:
         return [reply for _, reply in self._chosen(numbers, seed)]
 
-    @override
-    def check(self, count: int) -> None:
-        found = len(self._read())
-        if count > found:
-            raise UserError(
-                f"DialogueContexts.paths hold {found} contexts, and the simulation asks for "
-                f"{count}; lower SimulationModule.num_contexts or name more files"
-            )
-
     def _chosen(self, numbers: Sequence[int], seed: int) -> list[tuple[Conversation, Message]]:
-        self.check(max(numbers, default=-1) + 1)
-        if not self._shuffled:
-            self._shuffled = list(self._read())
-            Random(derive_seed(seed, "order")).shuffle(self._shuffled)
-        return [self._shuffled[number] for number in numbers]
-
-    def _read(self) -> list[tuple[Conversation, Message]]:
         if not self._pairs:
             self._pairs = read_contexts(
                 "DialogueContexts",
@@ -157,7 +130,13 @@ class DialogueContexts(ContextSource):
                 split_seed=self.split_seed,
                 exclude=self.exclude,
             )
-        return self._pairs
+            Random(derive_seed(seed, "order")).shuffle(self._pairs)
+        if max(numbers, default=0) >= len(self._pairs):
+            raise UserError(
+                f"DialogueContexts.paths hold {len(self._pairs)} contexts; "
+                f"the simulation asks for number {max(numbers) + 1}"
+            )
+        return [self._pairs[number] for number in numbers]
 
 
 class MixedContexts(ContextSource):
@@ -172,11 +151,6 @@ class MixedContexts(ContextSource):
             raise UserError("MixedContexts.sources must name a source, got none")
         self.has_replies = any(source.has_replies for source in sources)
         self.sources = sources
-
-    @override
-    def check(self, count: int) -> None:
-        for part, source in enumerate(self.sources):
-            source.check(len(range(part, count, len(self.sources))))
 
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
         return self._gather(

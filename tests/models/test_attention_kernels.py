@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from rlff_lightning.models import attention_kernels
-from rlff_lightning.models.attention_kernels import attend, attend_backward
+from rlff_lightning.models.attention_kernels import (
+    Stretches,
+    attend,
+    attend_backward,
+    attend_stretches,
+    attend_stretches_backward,
+)
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> Tensor:
@@ -55,11 +61,30 @@ def test_gradients_are_those_of_softmax_attention(form: str, is_causal: bool):
 def test_the_cuda_kernel_agrees_with_the_cpu_kernel(is_causal: bool):
     torch.manual_seed(0)
     inputs = [torch.randn(1, 2, 48, 64, dtype=torch.bfloat16) for _ in range(4)]
+    ends = (0, 7, 7, 40, 48)
     results = []
     for device in ("cpu", "cuda"):
         grad, *rest = (x.to(device) for x in inputs)
-        out, lse = attend(*rest, is_causal=is_causal, scale=0.125)
-        grads = attend_backward(grad, *rest, out, lse, is_causal=is_causal, scale=0.125)
+        stretches = Stretches.between(ends, ends, is_causal=is_causal, device=grad.device)
+        out, lse = attend_stretches(*rest, stretches, scale=0.125)
+        grads = attend_stretches_backward(grad, *rest, out, lse, stretches, scale=0.125)
         results.append([x.float().cpu() for x in (out, lse, *grads)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, atol=3e-2, rtol=3e-2)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_long_stretches_have_the_gradients_of_softmax_attention(is_causal: bool):
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, 2, 450, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    grad = torch.randn_like(inputs[0])
+    spans = [slice(0, 440), slice(440, 450)]
+    outs = [softmax_attention(*(x[:, :, span] for x in inputs), is_causal=False) for span in spans]
+    expected = torch.autograd.grad(torch.cat(outs, 2), inputs, grad)
+    ends = (0, 440, 440, 450)
+    stretches = Stretches.between(ends, ends, is_causal=is_causal, device=grad.device)
+    with torch.no_grad():
+        out, lse = attend_stretches(*inputs, stretches, scale=0.5)
+        found = attend_stretches_backward(grad, *inputs, out, lse, stretches, scale=0.5)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)

@@ -54,11 +54,18 @@ def one_by_one(model: nn.Module, temperature: float) -> list[tuple[Tensor, Tenso
     return found
 
 
+@pytest.fixture(params=["one pass", "a pass per group"])
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "a pass per group":
+        monkeypatch.setattr("rlff_lightning.models.group_logps.CPU_PASS_TOKENS", 8)
+    return request.param
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("sharing", ["padded", "shared"])
 def test_a_batch_scores_what_each_sequence_scores_alone(
-    kind: str, temperature: float, sharing: str
+    passes: str, kind: str, temperature: float, sharing: str
 ):
     model = tiny(kind)
     stats = group_logps(
@@ -79,7 +86,7 @@ def test_a_batch_scores_what_each_sequence_scores_alone(
 
 @pytest.mark.parametrize("sharing", ["padded", "shared"])
 @pytest.mark.parametrize("with_entropy", [True, False])
-def test_gradients_are_those_of_plain_passes(sharing: str, with_entropy: bool):
+def test_gradients_are_those_of_plain_passes(passes: str, sharing: str, with_entropy: bool):
     model = tiny()
     stats = group_logps(
         model,

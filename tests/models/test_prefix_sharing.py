@@ -114,7 +114,7 @@ def assert_shared_equals_padded(model: nn.Module, batch: Group, tolerance: float
     ],
 )
 def test_shared_prompts_give_the_loss_and_gradients_of_padded_rows(
-    build, prompt_lengths: list[int], lengths: list[int]
+    attention_form: str, build, prompt_lengths: list[int], lengths: list[int]
 ):
     assert_shared_equals_padded(build(), groups(prompt_lengths, lengths, extra=2))
 
@@ -131,12 +131,12 @@ def test_shared_equals_padded_for_any_lengths(data: st.DataObject):
 
 
 @pytest.mark.parametrize("build", [qwen2, llama])
-def test_shared_equals_padded_with_lora(build):
+def test_shared_equals_padded_with_lora(attention_form: str, build):
     assert_shared_equals_padded(with_lora(build()), groups([6, 2], [3, 1, 4, 2]))
 
 
 @pytest.mark.parametrize("has_lora", [False, True])
-def test_shared_equals_padded_with_gradient_checkpointing(has_lora: bool):
+def test_shared_equals_padded_with_gradient_checkpointing(attention_form: str, has_lora: bool):
     model = with_lora(qwen2()) if has_lora else qwen2()
     batch = groups([6, 2], [3, 1, 4, 2])
     _, plain = loss_and_gradients(model, batch, "shared")

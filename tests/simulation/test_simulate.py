@@ -183,16 +183,6 @@ def test_contexts_leave_out_the_dialogues_that_training_holds_out() -> None:
         DialogueContexts([path], exclude=[path]).contexts([0], cast, seed=3)
 
 
-def test_more_contexts_than_the_dialogues_have_are_refused_before_any_is_played() -> None:
-    dialogues = DialogueContexts([str(FIXTURES / "esconv.json")])
-    mixed = MixedContexts([SelfPlayContexts(), dialogues])
-    dialogues.check(3)
-    mixed.check(7)  # numbers 1, 3 and 5 are the dialogues'
-    for source, count in ((dialogues, 4), (mixed, 8)):
-        with pytest.raises(UserError, match=r"hold 3 contexts, and the simulation asks for 4"):
-            source.check(count)
-
-
 def test_mixed_contexts_know_whose_reply_belongs_to_whom() -> None:
     dialogues = DialogueContexts([str(FIXTURES / "esconv.json")])
     mixed = MixedContexts([SelfPlayContexts(), dialogues])
