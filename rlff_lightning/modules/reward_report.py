@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -62,27 +63,30 @@ def _print(
     new: Mapping[str, int],
 ) -> None:
     console = Console()
+    # Without frames, and intervals below their figures: it fits into 80 columns.
     table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
         title=f"Future-oriented reward of {new['replies']} replies in {new['dialogues']} held-out "
-        f"dialogues\n(trained on {old['replies']} replies in {old['dialogues']})"
+        f"dialogues\n(trained on {old['replies']} replies in {old['dialogues']}); 95 % by dialogue",
     )
-    table.add_column("95 % by dialogue", no_wrap=True)
+    table.add_column("model", no_wrap=True)
     # Pairs are of replies to one context: human dialogues have none.
-    for column in ("Spearman", "MSE", "pairs", "calibration"):
+    for column in ("Spearman", "MSE", "pairs", "calib."):
         table.add_column(column, justify="right", no_wrap=True)
     for name, figures in models.items():
         table.add_row(
             name,
-            _bounded(figures, "spearman"),
-            _bounded(figures, "mse"),
-            _bounded(figures, "pairwise_accuracy"),
+            _bounded(figures, "spearman").replace(" (", "\n("),
+            _bounded(figures, "mse").replace(" (", "\n("),
+            _bounded(figures, "pairwise_accuracy").replace(" (", "\n("),
             _shown(figures["calibration_error"]),
         )
     console.print(table)
     ceiling = next(iter(models.values()))["pairwise_ceiling"]
     if math.isfinite(ceiling):
         console.print(f"Labels this uncertain allow {ceiling:.3f} of the pairs.")
-    table = Table(title="reward_model by turn of the reply and by kind of problem")
+    table = Table(box=SIMPLE_HEAD, title="reward_model by turn of the reply and by kind of problem")
     for column in ("", "replies", "Spearman", "MSE", "pairs"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for kind, parts in slices.items():
