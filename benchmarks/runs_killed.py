@@ -217,7 +217,7 @@ def write_config(folder: Path, run: str, stage: str, kind: str, strategy: str) -
         "trainer": {
             "accelerator": "cpu",
             "devices": 2,
-            "strategy": strategy,
+            "strategy": {"class_path": strategy} if "." in strategy else strategy,
             "default_root_dir": run,
             "max_steps": STEPS,
             "limit_val_batches": 0,
