@@ -73,7 +73,7 @@ def _varlen_forward(
     assert int(key_offsets[-1]) == len(key)
     out, lse = torch.zeros_like(query), query.new_zeros(query.shape[1], len(query))
     for own, seen, scores in _stretch_scores(
-        query, key, query_offsets, key_offsets, is_causal, scale
+        query, key, (query_offsets, key_offsets), is_causal, scale
     ):
         assert own.stop - own.start <= most_queries
         assert seen.stop - seen.start <= most_keys
@@ -102,7 +102,7 @@ def _varlen_backward(
     """Take the probabilities from the given log-sum-exp, as flash attention does."""
     grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     for own, seen, scores in _stretch_scores(
-        query, key, query_offsets, key_offsets, is_causal, scale
+        query, key, (query_offsets, key_offsets), is_causal, scale
     ):
         probs = (scores - lse[:, own, None]).exp()
         pulls = torch.einsum("qhd,khd->hqk", grad[own], value[seen])

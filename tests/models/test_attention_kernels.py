@@ -79,7 +79,9 @@ def test_long_stretches_have_the_gradients_of_softmax_attention(is_causal: bool)
     inputs = [torch.randn(1, 2, 450, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     grad = torch.randn_like(inputs[0])
     spans = [slice(0, 440), slice(440, 450)]
-    outs = [softmax_attention(*(x[:, :, span] for x in inputs), is_causal=False) for span in spans]
+    outs = [
+        softmax_attention(*(x[:, :, span] for x in inputs), is_causal=is_causal) for span in spans
+    ]
     expected = torch.autograd.grad(torch.cat(outs, 2), inputs, grad)
     ends = (0, 440, 440, 450)
     stretches = Stretches.between(ends, ends, is_causal=is_causal, device=grad.device)
