@@ -1,3 +1,4 @@
+import codecs
 import io
 import json
 import os
@@ -160,6 +161,8 @@ def test_in_a_terminal_a_prompt_waits_and_ctrl_d_ends(run: Path, tmp_path: Path)
     )
     os.close(follower)
     shown = ""
+    # A character may come in two reads.
+    decoder = codecs.getincrementaldecoder("utf-8")()
 
     def wait_for(text: str, times: int = 1) -> None:
         nonlocal shown
@@ -167,7 +170,7 @@ def test_in_a_terminal_a_prompt_waits_and_ctrl_d_ends(run: Path, tmp_path: Path)
         while shown.count(text) < times:
             assert time.monotonic() < end, shown
             if select.select([leader], [], [], 0.5)[0]:
-                shown += os.read(leader, 4096).decode()
+                shown += decoder.decode(os.read(leader, 4096))
 
     try:
         wait_for("you> ")
