@@ -1,11 +1,13 @@
 """What a reward model's head predicts, as a config says it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.pooling import Pooling
 
+Kind = Literal["regression", "outcomes", "binary"]
+"""What a head predicts."""
 Reads = Literal["joined", "apart"]
 """Context and reply as one text, or each embedded by itself."""
 
@@ -29,7 +31,7 @@ class HeadSettings:
             that they disagree where a reward is not to be trusted. 1 is no ensemble.
     """
 
-    kind: Literal["regression", "outcomes", "binary"] = "regression"
+    kind: Kind = "regression"
     reads: Reads = "joined"
     pooling: Pooling = "last"
     layers: int = 1
@@ -37,6 +39,12 @@ class HeadSettings:
     members: int = 1
 
     def __post_init__(self) -> None:
+        for name, known in (("kind", Kind), ("reads", Reads), ("pooling", Pooling)):
+            if getattr(self, name) not in get_args(known):
+                raise UserError(
+                    f"HeadSettings.{name} must be one of {', '.join(get_args(known))}, got "
+                    f"{getattr(self, name)!r}"
+                )
         if (self.kind == "outcomes") != (len(self.class_values) > 1):
             raise UserError(
                 "HeadSettings.class_values must be two or more for kind 'outcomes' and none for "

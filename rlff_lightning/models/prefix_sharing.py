@@ -106,9 +106,16 @@ def _layout(
     )
 
 
+def is_causal(model: nn.Module) -> bool:
+    """Tell a decoder, whose tokens see those before them alone, from an encoder."""
+    return all(getattr(module, "is_causal", True) for module in model.modules())
+
+
 def why_not_shared(model: nn.Module) -> str | None:
     """Say what keeps ``model`` from exact prefix sharing, or ``None`` if nothing does."""
     base = transformers_model(model)
+    if not is_causal(base):
+        return f"{type(base).__name__} is an encoder: its prompt sees the reply"
     config = base.config.get_text_config()
     implementation = config._attn_implementation
     if implementation not in ("sdpa", PREFIX_ATTENTION):

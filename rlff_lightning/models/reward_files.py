@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,8 +81,17 @@ def read_reward_files(folder: Path, *, dtype: Literal["float32", "bfloat16"]) ->
         raise UserError(f"{file}: must be JSON: {error}") from error
     if not isinstance(found, dict) or not found.keys() >= set(_KEYS):
         raise UserError(f"{file}: must hold {', '.join(_KEYS)}")
-    if not found["is_trained"]:
+    if found["is_trained"] is not True:
         raise UserError(f"{folder}: a reward model whose head was never trained cannot score")
+    try:
+        return _files(folder, found, dtype)
+    except (SafetensorError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{folder}: the reward model is damaged: {error}") from error
+
+
+def _files(
+    folder: Path, found: dict[str, Any], dtype: Literal["float32", "bfloat16"]
+) -> RewardFiles:
     return RewardFiles(
         backbone=Backbone(str(folder), quantize=found["quantize"], dtype=dtype),
         settings=HeadSettings(
@@ -93,5 +103,9 @@ def read_reward_files(folder: Path, *, dtype: Literal["float32", "bfloat16"]) ->
             members=found.get("members", 1),
         ),
         head=load_file(folder / _WEIGHTS),
-        state={name: found[name] for name in ("label_mean", "label_std", "is_trained")},
+        state={
+            "label_mean": float(found["label_mean"]),
+            "label_std": float(found["label_std"]),
+            "is_trained": True,
+        },
     )

@@ -16,6 +16,7 @@ from rlff_lightning.models.group_inputs import Sharing, group_inputs
 from rlff_lightning.models.head_settings import HeadSettings, Reads
 from rlff_lightning.models.output_head import transformers_model
 from rlff_lightning.models.pooling import compare, pool, positions_of
+from rlff_lightning.models.prefix_sharing import is_causal
 from rlff_lightning.models.reward_files import read_reward_files, write_reward_files
 from rlff_lightning.models.sharding import Sharding, gathered
 
@@ -170,9 +171,10 @@ class RewardModel(nn.Module):
             UserError: If the head does not read the last token, or a text is too long.
         """
         self._must_read("joined")
-        if self.settings.pooling != "last":
+        if not self.shares_prompts:
             raise UserError(
-                f"Groups share a prompt only with pooling 'last', got {self.settings.pooling!r}"
+                "Groups share a prompt only with a decoder and pooling 'last', got "
+                f"{type(transformers_model(self.trunk)).__name__} and {self.settings.pooling!r}"
             )
         groups = group_inputs(
             self.trunk,
@@ -183,6 +185,11 @@ class RewardModel(nn.Module):
         self._check_length(groups.inputs["position_ids"])
         hidden = self._hidden(**groups.inputs, use_cache=False)
         return self._read(hidden.flatten(0, 1)[groups.last].float())
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Say whether a context reads the same whatever the reply behind it."""
+        return self.settings.pooling == "last" and is_causal(transformers_model(self.trunk))
 
     def values(self, outputs: Tensor, *, pessimism: Pessimism = 0.0) -> Tensor:
         """Turn predictions into rewards, in the labels' units.
@@ -277,7 +284,10 @@ class RewardModel(nn.Module):
         """
         files = read_reward_files(folder, dtype=dtype)
         model = cls(files.backbone.build_trunk(), files.settings)
-        model.head.load_state_dict(files.head)
+        try:
+            model.head.load_state_dict(files.head)
+        except RuntimeError as error:
+            raise UserError(f"{folder}: the head's weights do not fit its settings") from error
         model.set_extra_state(files.state)
         model.requires_grad_(False)
         model.eval()

@@ -89,7 +89,7 @@ def predict(model: RewardModel, batch: RewardBatch) -> Tensor:
     """Give the head's outputs for the counted replies, ``(M, num_outputs)``."""
     if batch.latest is not None:
         outputs = model.forward_apart(batch.contexts, batch.latest, batch.replies)
-    elif model.settings.pooling == "last":
+    elif model.shares_prompts:
         outputs = model.forward_groups(*batch.contexts, *batch.replies)
     else:
         outputs = model(*_whole(batch))

@@ -67,8 +67,8 @@ class RewardModule(TrainedModule):
         warmup_fraction: Share of the steps in which the rate rises; it then falls along a cosine.
         weight_decay: Of AdamW.
         freeze_backbone: Train the head alone.
-        trained: Folder of a trained reward model for ``test``, which brings its own head and
-            limits; by default what ``ckpt_path`` or ``fit`` gives.
+        trained: Folder of a trained reward model for ``test``, which brings its own tokenizer,
+            head and limits; by default what ``ckpt_path`` or ``fit`` gives.
     """
 
     def __init__(
@@ -113,8 +113,11 @@ class RewardModule(TrainedModule):
     @override
     def setup(self, stage: str) -> None:
         if self.trained:
+            if stage == "fit":
+                raise UserError("RewardModule.trained must be null in fit: it is for test")
             self.reads = read_reward_input(Path(self.trained))
-        self.tokenizer = self.backbone.tokenizer()
+        backbone = Backbone(self.trained) if self.trained else self.backbone
+        self.tokenizer = backbone.tokenizer()
         self.format = RewardFormat(self.tokenizer, self.reads)
 
     @override
@@ -274,6 +277,7 @@ class RewardModule(TrainedModule):
             scores[baseline.__name__] = baseline(train, held_out)
         folder = Path(self.trainer.default_root_dir) if self.trainer.is_global_zero else None
         figures = report_quality(scores, train, held_out, folder)
+        figures["shortened_inputs"] = float(self.format.num_shortened)
         self.log_dict({f"test/{name}": value for name, value in figures.items()})
 
     @override
@@ -288,8 +292,14 @@ class RewardModule(TrainedModule):
 
     @override
     def on_fit_end(self) -> None:
+        if not all(_is_finite(weight) for weight in self._scorer.parameters()):
+            raise UserError(
+                "RewardModule: training diverged, weights are not finite; nothing was saved. A "
+                "lower learning_rate helps, or gradient_clip_val"
+            )
         # Also where no step is taken, because the solved head is all that is wanted.
-        self._scorer.mark_trained()
+        if self.trainer.global_step > 0 or self.probe is not None:
+            self._scorer.mark_trained()
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if not is_trial:
             folder = Path(self.trainer.default_root_dir) / "model"
@@ -297,6 +307,12 @@ class RewardModule(TrainedModule):
             self._scorer.save_pretrained(folder, self.tokenizer, is_writer=is_writer)
             if is_writer:
                 write_reward_input(self.reads, folder)
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Look at a weight, or at this rank's part of a sharded one."""
+    own = weight.to_local() if hasattr(weight, "to_local") else weight
+    return bool(own.isfinite().all())
 
 
 def _length(group: list[LabelledReply]) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def _print(
             table.add_row(
                 f"{kind} {name}",
                 str(int(figures["replies"])),
-                _bounded(figures, "spearman"),
+                _bounded(figures, "spearman").replace(" (", "\n("),
                 _shown(figures["mse"]),
                 _shown(figures["pairwise_accuracy"]),
             )

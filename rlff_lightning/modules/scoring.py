@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from rlff_lightning.data.scoring_rows import RowToScore
@@ -54,3 +55,12 @@ class ScoringModule(LightningModule):
             row.number: (row.id, reward)
             for row, reward in zip(batch, rewards.tolist(), strict=True)
         }
+
+    @override
+    def on_predict_end(self) -> None:
+        num_cut = int(self.scorer.report().get("rollout/shortened_inputs", 0))
+        if num_cut:
+            rank_zero_warn(
+                f"{num_cut} replies were read without the oldest messages of their context, which "
+                "is over the reward model's limit"
+            )

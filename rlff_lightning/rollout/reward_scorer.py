@@ -47,7 +47,7 @@ class RewardModelScorer(Scorer):
         self.folder = Path(folder)
         self.batch_size = batch_size
         self.share_base = share_base
-        if pessimism != "min" and pessimism < 0:
+        if pessimism != "min" and not 0 <= pessimism < float("inf"):
             raise UserError(
                 f"RewardModelScorer.pessimism must be at least 0, or min, got {pessimism!r}"
             )
@@ -79,7 +79,10 @@ class RewardModelScorer(Scorer):
             if model.settings.members > 1:
                 spread = model.member_values(outputs).std(dim=1).mean().item()
                 self._disagreement = {"rollout/reward_disagreement": spread}
-            return model.values(outputs, pessimism=self.pessimism).cpu()
+            scores = model.values(outputs, pessimism=self.pessimism).cpu()
+        if not scores.isfinite().all():
+            raise UserError(f"{self.folder}: the reward model's scores are not finite")
+        return scores
 
     def _check_members(self, model: RewardModel) -> None:
         if self.pessimism != 0 and model.settings.members == 1:
@@ -130,7 +133,7 @@ def _joined(
 ) -> Iterator[Tensor]:
     rows = [shown.parts(sample.context, sample.reply) for sample in samples]
     # One prompt per group where the model can share it; else every row on its own.
-    can_share = model.settings.pooling == "last" and all(said for _, said in rows)
+    can_share = model.shares_prompts and all(said for _, said in rows)
     size = _siblings([before for before, _ in rows]) if can_share else 1
     step = max(batch_size // size, 1) * size
     for start in range(0, len(rows), step):

@@ -8,12 +8,16 @@ a link can be moved to another folder in one step.
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from typing_extensions import override
+
+from rlff_lightning.errors import UserError
 
 _METADATA = "meta.pt"
 """Lightning's own file in a folder of shards: all but weights and optimizer states."""
@@ -48,7 +52,11 @@ class CheckpointFiles(TorchCheckpointIO):
     ) -> dict[str, Any]:
         if is_sharded_checkpoint(Path(path)):
             return read_shards(Path(path))
-        return super().load_checkpoint(path, map_location, weights_only)
+        try:
+            return super().load_checkpoint(path, map_location, weights_only)
+        except (EOFError, OSError, RuntimeError, UnpicklingError, BadZipFile) as error:
+            line = str(error).partition("\n")[0]
+            raise UserError(f"{path}: damaged, or no checkpoint: {line}") from error
 
     @override
     def remove_checkpoint(self, path: Any) -> None:

@@ -64,6 +64,7 @@ KINDS = [
     ("llama", "last"),
     ("qwen2", "mean"),
     ("bert", "mean"),
+    ("bert", "last"),
     ("bert", "cls"),
     ("roberta", "cls"),
 ]
@@ -128,8 +129,9 @@ def test_groups_score_as_their_concatenated_texts(kind: str, sharing: str):
 
 
 def test_groups_need_a_head_that_reads_the_last_token():
-    with pytest.raises(UserError, match="last"):
-        scorer("bert", "mean").forward_groups(*rows([[1]], 0, 0), *rows([[1]], 0, 0))
+    for kind, pooling in (("qwen2", "mean"), ("bert", "last")):
+        with pytest.raises(UserError, match="only with a decoder and pooling 'last'"):
+            scorer(kind, pooling).forward_groups(*rows([[1]], 0, 0), *rows([[1]], 0, 0))
 
 
 def test_a_text_longer_than_the_trunk_is_one_line():

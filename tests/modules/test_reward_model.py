@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file, save_file
 
 from rlff_lightning.data.labelled import StoredFutures
 from rlff_lightning.data.store import read_parts, write_part
@@ -141,3 +144,59 @@ def test_an_untrained_head_and_other_data_are_refused(
     trained = str(tmp_path / "model")
     with pytest.raises(UserError, match="never trained"):
         RewardModule(Backbone(str(pocket_folder)), trained=trained).configure_model()
+
+
+def test_a_fit_of_no_step_leaves_a_head_that_cannot_score(
+    pocket_folder: Path, futures_folder: Path, quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = RewardModule(Backbone(str(pocket_folder)))
+    quiet_trainer(tmp_path, max_steps=0).fit(module, StoredFutures(str(futures_folder)))
+    with pytest.raises(UserError, match="never trained"):
+        RewardModel.load(tmp_path / "model")
+
+
+def test_a_fit_that_diverged_saves_nothing(
+    pocket_folder: Path, futures_folder: Path, quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = RewardModule(Backbone(str(pocket_folder)), learning_rate=1e30, warmup_fraction=0.0)
+    trainer = quiet_trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+    with pytest.raises(UserError, match="training diverged"):
+        trainer.fit(module, StoredFutures(str(futures_folder), batch_size=2))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"kind": "ordinal"}, "damaged: HeadSettings.kind must be one of"),
+        ({"class_values": None}, "damaged"),
+        ({"label_std": "x"}, "damaged"),
+        ({"members": "2"}, "damaged"),
+        ({"members": 2}, "the head's weights do not fit its settings"),
+        ({"is_trained": "false"}, "never trained"),
+    ],
+)
+def test_damaged_settings_of_a_reward_model_are_one_line(
+    changed: dict[str, Any], line: str, reward_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(reward_folder, tmp_path / "model")
+    file = tmp_path / "model" / "reward_head.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(UserError, match=line):
+        RewardModel.load(tmp_path / "model")
+
+
+def test_a_head_that_was_cut_off_or_is_not_finite_never_scores(
+    reward_folder: Path, labelled: list[LabelledReply], tmp_path: Path
+) -> None:
+    shutil.copytree(reward_folder, tmp_path / "model")
+    file = tmp_path / "model" / "reward_head.safetensors"
+    weights = {name: weight * torch.nan for name, weight in load_file(file).items()}
+    save_file(weights, file)
+    scorer = RewardModelScorer(str(tmp_path / "model"))
+    scorer.start(torch.device("cpu"))
+    with pytest.raises(UserError, match="scores are not finite"):
+        scorer.score([sampled(labelled[0])])
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(UserError, match="damaged"):
+        RewardModel.load(tmp_path / "model")

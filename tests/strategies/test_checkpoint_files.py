@@ -3,8 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from rlff_lightning.errors import UserError
 from rlff_lightning.strategies.checkpoint_files import CheckpointFiles, remove, replace
 
 KILLED = """\
@@ -58,3 +60,13 @@ def test_a_file_takes_the_place_of_a_folder_of_shards(tmp_path: Path) -> None:
     CheckpointFiles().save_checkpoint({"step": 2}, path)
     assert CheckpointFiles().load_checkpoint(path) == {"step": 2}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    CheckpointFiles().save_checkpoint({"step": torch.arange(1000)}, path)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"no checkpoint", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged, or no checkpoint"):
+            CheckpointFiles().load_checkpoint(path)
