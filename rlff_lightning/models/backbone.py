@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -130,7 +130,7 @@ class Backbone:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         model: PreTrainedModel | PeftModel = base
         if is_adapter:
-            model = PeftModel.from_pretrained(base, self._folder, is_trainable=True)
+            model = _load_adapter(base, self._folder)
         elif self.adapter:
             model = add_adapter(base, self.adapter, task)
         # Lightning keeps the mode it finds, and checkpointing works in training mode only.
@@ -169,6 +169,20 @@ class Backbone:
         keep_rotary_float32(model)
         found: PreTrainedModel = model
         return found
+
+
+def _load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """Load an adapter whole: PEFT would leave what the file lacks as it was initialised."""
+    try:
+        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            found = set(file.keys())
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be loaded as an adapter: {_line(error)}") from error
+    missing = sorted(get_peft_model_state_dict(model, save_embedding_layers=False).keys() - found)
+    if missing:
+        raise UserError(f"{folder}: weights are missing for {len(missing)} keys: {missing[0]}, …")
+    return model
 
 
 def add_adapter(base: PreTrainedModel, settings: LoraSettings, task: str) -> PeftModel:

@@ -96,7 +96,7 @@ def test_a_whole_chain_is_taken_from_another_run_up_to_the_first_stage_that_diff
         folder.mkdir()
     run_all(other, Rlff(), *three(other))
     first, second, _ = three(run)
-    third = plan(run, "third", {"lr": 0.3, "model": "second/model"}, first, second)
+    third = plan(run, "third", {"lr": 0.3, "model": "second/output"}, first, second)
     rlff = Rlff()
     assert run_all(run, rlff, first, second, third, reuse=[other]) == ["third"]
     assert (run / "second" / "output").read_text() == "2"

@@ -220,6 +220,23 @@ def test_an_adapter_whose_base_is_gone_names_the_base(pocket_folder: Path, tmp_p
         Backbone(str(tmp_path / "adapter")).build()
 
 
+def test_an_adapter_that_is_damaged_or_lacks_a_layer_is_refused(
+    pocket_folder: Path, tmp_path: Path
+):
+    model = Backbone(str(pocket_folder), adapter=LoraSettings(rank=4)).build()
+    save_model(model, None, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    kept = {name: weight for name, weight in weights.items() if "layers.1." not in name}
+    assert 0 < len(kept) < len(weights)
+    save_file(kept, file)
+    with pytest.raises(UserError, match=r"weights are missing for \d+ keys: .*layers\.1\."):
+        Backbone(str(tmp_path / "adapter")).build()
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(UserError, match="cannot be loaded as an adapter"):
+        Backbone(str(tmp_path / "adapter")).build()
+
+
 @pytest.mark.parametrize("settings", [{"rank": 0}, {"dropout": 1.0}])
 def test_lora_settings_out_of_range_are_refused(settings: dict[str, float]):
     with pytest.raises(UserError, match=next(iter(settings))):
