@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.functional.products import add_product, product
 
 CPU_CHUNK_ELEMENTS = 2**23
 """Logits that exist at a time where no ``chunk_size`` is given: 32 MiB, near the cache's size."""
@@ -161,24 +162,22 @@ class _ChunkedLogProbs(torch.autograd.Function):
         for start in range(0, len(hidden), ctx.rows):
             chunk = slice(start, start + ctx.rows)
             # With p = exp(log_probs): dlogp/dz_v = [v is the token] - p_v.
-            log_probs = kept
+            log_probs, grad = kept, None
             if log_probs is None:
-                log_probs = space.logits(chunk).sub_(normalisers[chunk, None])
+                grad = log_probs = space.logits(chunk).sub_(normalisers[chunk, None])
             push = -pull[chunk, None]
             if entropy_grad is not None:  # dH/dz_v = -p_v (log p_v + H)
                 surprise = torch.add(log_probs, entropy[chunk, None], out=space.spare(chunk))
                 push = surprise.mul_(-ctx.scale * entropy_grad[chunk, None]).add_(push)
-            grad = torch.exp(log_probs, out=space.first(chunk)).mul_(push)
+            grad = torch.exp(log_probs, out=grad).mul_(push)
             grad.scatter_add_(1, token_ids[chunk, None], pull[chunk, None])
             if bias_grad is not None:
                 bias_grad += grad.sum(dim=0)
             grad = grad.to(weight.dtype)
             if hidden_grad is not None:
-                hidden_grad[chunk] = grad @ weight
-            if weight_grad is not None and weight_grad.dtype == grad.dtype:
-                weight_grad.addmm_(grad.T, hidden[chunk])
-            elif weight_grad is not None:
-                weight_grad += grad.T @ hidden[chunk]
+                hidden_grad[chunk] = product(grad, weight.T)
+            if weight_grad is not None:
+                add_product(weight_grad, grad.T, hidden[chunk].T)
         return (
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight.dtype),
@@ -190,7 +189,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
 
 
 class _Workspace:
-    """Two buffers of one chunk's logits, used again for every chunk.
+    """Makes logits chunk by chunk; the second buffer that they are worked on with is one for all.
 
     Fresh memory for each would be paged in each time, which on a CPU costs more than the softmax.
     """
@@ -198,32 +197,25 @@ class _Workspace:
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, rows: int
     ) -> None:
-        self.hidden, self.weight, self.scale = hidden, weight, scale
-        self.bias = weight.new_zeros(()) if bias is None else bias
-        shape = (min(rows, len(hidden)), weight.shape[0])
-        dtype = _softmax_dtype(weight.dtype)
-        self._logits = weight.new_empty(shape, dtype=dtype)
+        self.hidden, self.weight, self.bias, self.scale = hidden, weight, bias, scale
+        self.rows = min(rows, len(hidden))
         self._spare: Tensor | None = None
 
     def logits(self, chunk: slice) -> Tensor:
-        """Write a chunk's logits over temperature into the first buffer."""
-        hidden, scale, out = self.hidden[chunk], self.scale, self.first(chunk)
+        """Compute a chunk's logits over temperature."""
         # The caller's autocast may be on in forward and off in backward: both must round alike.
-        with torch.autocast(hidden.device.type, enabled=False):
-            if out.dtype == self.weight.dtype:
-                return torch.addmm(
-                    self.bias, hidden, self.weight.T, beta=scale, alpha=scale, out=out
-                )
-            return out.copy_(hidden @ self.weight.T).add_(self.bias).mul_(scale)
-
-    def first(self, chunk: slice) -> Tensor:
-        """Take the first buffer."""
-        return self._logits[: len(self.hidden[chunk])]
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            logits = product(self.hidden[chunk], self.weight)
+        logits = logits.to(_softmax_dtype(logits.dtype))
+        if self.bias is not None:
+            logits += self.bias
+        return logits if self.scale == 1 else logits.mul_(self.scale)
 
     def spare(self, chunk: slice) -> Tensor:
         """Take the second buffer, which exists once it is asked for."""
         if self._spare is None:
-            self._spare = torch.empty_like(self._logits)
+            dtype = _softmax_dtype(self.weight.dtype)
+            self._spare = self.weight.new_empty((self.rows, len(self.weight)), dtype=dtype)
         return self._spare[: len(self.hidden[chunk])]
 
 

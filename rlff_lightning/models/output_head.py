@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.models.cpu_linear import CPULinear
 from rlff_lightning.models.sharding import unwrapped
 
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -38,7 +39,7 @@ def output_head(model: nn.Module) -> nn.Linear:
     """
     base = transformers_model(model)
     head = base.get_output_embeddings()
-    if type(head) is not nn.Linear:
+    if not isinstance(head, nn.Linear) or type(head) not in (nn.Linear, CPULinear):
         found = "no output head" if head is None else f"an output head of {type(head).__name__}"
         raise UserError(
             f"{type(base).__name__} has {found}: log-probabilities need a plain nn.Linear; "
