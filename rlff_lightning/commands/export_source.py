@@ -22,7 +22,7 @@ class Source:
     """Trained weights, and what is known of their training."""
 
     weights: Path
-    """Folder of a model, an adapter or a reward model; a file for a checkpoint."""
+    """Folder of a model, an adapter or a reward model; or a checkpoint, a file or shards."""
     kind: Kind
     """What is there."""
     stage: Path | None
@@ -68,12 +68,9 @@ def find_source(name: str, stage: str | None = None) -> Source:
     if path.is_file():
         if path.suffix != ".ckpt":
             raise UserError(f"rlff export: {name} must be a checkpoint (*.ckpt) or a folder")
-        return _source(path, "checkpoint", path.parents)
-    if (path / ".metadata").is_file():
-        raise UserError(
-            f"rlff export: {name} is a sharded checkpoint; make it whole first: python -m "
-            f"lightning.pytorch.utilities.consolidate_checkpoint {name}"
-        )
+        return _source(path, "checkpoint", path.absolute().parents)
+    if (path / ".metadata").is_file():  # a folder of shards
+        return _source(path, "checkpoint", path.absolute().parents)
     if stage is None and (kind := _kind(path)):
         return _source(path, kind, [path.parent])
     for home in [path / (stage or "policy"), *([] if stage else [path])]:

@@ -14,13 +14,14 @@ from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone, LoraSettings
 from rlff_lightning.models.export import (
     TrainedSampling,
-    load_checkpoint,
+    load_trained,
     write_adapter,
     write_generation_config,
     write_plain,
     write_reward,
 )
 from rlff_lightning.models.saving import new_folder
+from rlff_lightning.strategies.checkpoint_files import read_weights
 
 Dtype = Literal["float32", "bfloat16"]
 _ADAPTER = "adapter_config.json"
@@ -41,7 +42,7 @@ def write_export(source: Source, output: Path, *, is_merged: bool, dtype: Dtype 
     Raises:
         UserError: If weights, base or tokenizer cannot be loaded.
     """
-    weights = source.weights.resolve()
+    weights = source.weights.absolute()
     base = _base(source, weights)
     with chdir(_start(source, base)), new_folder(output) as unfinished:
         if source.kind == "reward":
@@ -65,7 +66,7 @@ def _policy(
     tokenizer = _tokenizer(backbone, base)
     model = backbone.build()
     if source.kind == "checkpoint":
-        load_checkpoint(model, weights)
+        load_trained(model, read_weights(weights), origin=weights)
     is_adapter = hasattr(model, "peft_config")
     if is_adapter and not is_merged:
         write_adapter(model, folder, base=_written_base(base))  # type: ignore[arg-type]

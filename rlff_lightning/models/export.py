@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -36,37 +35,33 @@ class TrainedSampling:
     """Limit of a completion."""
 
 
-def load_checkpoint(model: LanguageModel, file: Path) -> None:
-    """Put the weights of a Lightning checkpoint into the model they were trained in.
+def load_trained(model: LanguageModel, saved: Mapping[str, Tensor], *, origin: Path) -> None:
+    """Put a checkpoint's weights into the model that they were trained in.
 
     Args:
         model: Built as the stage built it.
-        file: A whole checkpoint, not a sharded folder.
+        saved: Weights by their names in the stage's module.
+        origin: Where they were read, for messages.
 
     Raises:
-        UserError: If the file is no checkpoint, or one of another model.
+        UserError: If they are another model's.
     """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{file}: no Lightning checkpoint: {reason}") from error
-    states: Mapping[str, Tensor] = content.get("state_dict", {})
-    saved = {name.removeprefix(_PREFIX): value for name, value in states.items()}
+    found = {name.removeprefix(_PREFIX): value for name, value in saved.items()}
     own = dict(model.named_parameters())
     # What stayed frozen is the base's own; an adapter's checkpoint need not hold it.
     wanted = {name for name, weight in own.items() if weight.requires_grad}
-    missing = sorted(wanted - saved.keys())
-    shapes = [n for n in sorted(wanted & saved.keys()) if own[n].shape != saved[n].shape]
+    missing = sorted(wanted - found.keys())
+    shapes = [n for n in sorted(wanted & found.keys()) if own[n].shape != found[n].shape]
     if missing or shapes:
         name = (missing or shapes)[0]
         what = "lacks" if missing else "has another shape for"
         raise UserError(
-            f"{file}: must hold the weights of the model that config.yaml names, but {what} {name}"
+            f"{origin}: must hold the weights of the model that config.yaml names, but {what} "
+            f"{name}"
         )
     with torch.no_grad():
         for name in wanted:
-            own[name].copy_(saved[name])
+            own[name].copy_(found[name])
 
 
 def plain_model(model: nn.Module, dtype: torch.dtype | None = None) -> PreTrainedModel:

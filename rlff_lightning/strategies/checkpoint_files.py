@@ -7,6 +7,8 @@ a link can be moved to another folder in one step.
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,12 +17,18 @@ from zipfile import BadZipFile
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from typing_extensions import override
 
 from rlff_lightning.errors import UserError
 
 _METADATA = "meta.pt"
 """Lightning's own file in a folder of shards: all but weights and optimizer states."""
+_WEIGHTS = "state_dict"
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -50,13 +58,10 @@ class CheckpointFiles(TorchCheckpointIO):
         map_location: Any | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        if is_sharded_checkpoint(Path(path)):
-            return read_shards(Path(path))
-        try:
+        with whole_checkpoint(path):
+            if is_sharded_checkpoint(Path(path)):
+                return read_shards(Path(path))
             return super().load_checkpoint(path, map_location, weights_only)
-        except (EOFError, OSError, RuntimeError, UnpicklingError, BadZipFile) as error:
-            line = str(error).partition("\n")[0]
-            raise UserError(f"{path}: damaged, or no checkpoint: {line}") from error
 
     @override
     def remove_checkpoint(self, path: Any) -> None:
@@ -69,6 +74,56 @@ class CheckpointFiles(TorchCheckpointIO):
 def is_sharded_checkpoint(path: Path) -> bool:
     """Whether the path names a folder of shards."""
     return (path / _METADATA).is_file()
+
+
+@contextmanager
+def whole_checkpoint(path: Any) -> Iterator[None]:
+    """Tell in one line that what is read inside is damaged, or another model's.
+
+    Raises:
+        UserError: In the place of all that reading a file or shards may raise.
+    """
+    try:
+        yield
+    except (EOFError, OSError, RuntimeError, UnpicklingError, BadZipFile) as error:
+        raise UserError(_damaged(path, error)) from error
+    except CheckpointException as fault:
+        # Of one rank or more, and no ``Exception``.
+        cause, _ = next(iter(fault.failures.values()))
+        raise UserError(_damaged(path, cause)) from cause
+
+
+def _damaged(path: Any, error: BaseException) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return f"{path}: damaged, or no checkpoint of this model: {line or type(error).__name__}"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint's weights alone; shards are put together in this process.
+
+    Args:
+        path: One file, or a folder of shards.
+
+    Returns:
+        Whole weights by their names in the stage's module, on the CPU.
+
+    Raises:
+        UserError: If it is damaged, or no checkpoint.
+    """
+    with whole_checkpoint(path):
+        if not is_sharded_checkpoint(path):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            found: dict[str, Tensor] = content.get(_WEIGHTS, {})
+            return found
+        reader = FileSystemReader(path)
+        # Only these are read: an optimizer's states are twice as large.
+        weights = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name, entry in reader.read_metadata().state_dict_metadata.items()
+            if name.startswith(f"{_WEIGHTS}.") and isinstance(entry, TensorStorageMetadata)
+        }
+        load_shards(dict(weights), storage_reader=reader, no_dist=True)
+    return {name.removeprefix(f"{_WEIGHTS}."): weight for name, weight in weights.items()}
 
 
 def read_shards(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rlff_lightning.strategies.checkpoint_files import (
     hidden,
     is_sharded_checkpoint,
     replace,
+    whole_checkpoint,
 )
 
 
@@ -61,11 +62,12 @@ class FSDP2(ModelParallelStrategy):
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
         path = Path(self.broadcast(checkpoint_path))
-        if is_sharded_checkpoint(path):
-            return super().load_checkpoint(path, weights_only)
-        checkpoint: dict[str, Any] = torch.load(
-            path, map_location="cpu", mmap=True, weights_only=weights_only
-        )
+        with whole_checkpoint(path):
+            if is_sharded_checkpoint(path):
+                return super().load_checkpoint(path, weights_only)
+            checkpoint: dict[str, Any] = torch.load(
+                path, map_location="cpu", mmap=True, weights_only=weights_only
+            )
         self._load_whole_weights(path, checkpoint.pop("state_dict"))
         states = checkpoint.pop("optimizer_states", [])
         for optimizer, state in zip(self.optimizers, states, strict=False):

@@ -286,7 +286,7 @@ def test_mistakes_are_told_in_one_line(run: Path, tmp_path: Path) -> None:
         ([str(tmp_path), "--output", out], "it holds no weights"),
         ([str(run), "--stage", "futures", "--output", out], "name one with --stage: policy"),
         ([str(run), "--output", str(tmp_path / "full")], "exists already"),
-        ([str(tmp_path / "sharded"), "--output", out], "consolidate_checkpoint"),
+        ([str(tmp_path / "sharded"), "--output", out], "config.yaml of its stage"),
         ([str(tmp_path / "alone.ckpt"), "--output", out], "config.yaml of its stage"),
         ([str(run), "--output", out, "--dtype", "int8"], "--dtype"),
     ]:

@@ -68,5 +68,5 @@ def test_a_file_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"no checkpoint", b""):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="damaged, or no checkpoint"):
+        with pytest.raises(UserError, match="damaged, or no checkpoint of this model"):
             CheckpointFiles().load_checkpoint(path)
