@@ -264,6 +264,11 @@ class PolicyModule(TrainedModule, Learner):
     @override
     @torch.no_grad()
     def finish(self, batch: Experience) -> Experience:
+        # In the training step's precision: else the first ratio would not be 1.
+        with self.trainer.precision_plugin.forward_context():
+            return self._with_logps(batch)
+
+    def _with_logps(self, batch: Experience) -> Experience:
         moved = Experience(*(None if x is None else x.to(self.device) for x in batch))  # type: ignore[arg-type]
         if self.rollout.updates * self.rollout.epochs > 1:
             moved = moved._replace(old_logps=self._logps(self._policy, moved).logps)

@@ -1,6 +1,7 @@
 """The same short trainings by one process or by two.
 
-``python short_trainings.py FOLDER STRATEGY:NAME[=SAVED_AS][@CHECKPOINT]...``
+``python short_trainings.py FOLDER STRATEGY:NAME[=SAVED_AS][@CHECKPOINT]...``, or in the place of a
+training the words of the command: ``"rlff fit --config FILE"``.
 """
 
 import copy
@@ -8,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
+from rlff_lightning.cli import main as rlff
 from rlff_lightning.data.labelled import StoredFutures
 from rlff_lightning.data.replies import ScriptedReplies
 from rlff_lightning.dialogue.chat import ChatFormat
-from rlff_lightning.engines.base import Engine
 from rlff_lightning.engines.transformers import TransformersEngine
 from rlff_lightning.engines.vllm import VLLMEngine
 from rlff_lightning.functional.objectives import GRPO
@@ -46,8 +47,6 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "lora": {"adapter": LORA},
     "qlora": {"adapter": LORA, "quantize": "nf4"},
     "bf16": {"dtype": "bfloat16"},
-    # Of a policy: LoRA with an engine of vLLM's in each process.
-    "vllm": {"adapter": LORA},
 }
 STRATEGIES: dict[str, Callable[[], Any]] = {
     "one": lambda: "auto",
@@ -97,10 +96,11 @@ class AloneForTwo(PolicyModule):
 
 
 class Steps(Callback):
-    """Keeps every step's loss, and the gradients that the first step went by."""
+    """Keeps every step's loss and KL, and the gradients that the first step went by."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
+        self.kls: list[float] = []
         self.gradients: dict[str, Tensor] = {}
         self.step = 0
 
@@ -113,6 +113,8 @@ class Steps(Callback):
         self.step = trainer.global_step
         logged = trainer.callback_metrics
         self.losses.append(logged.get("train/loss", logged.get("train/policy_loss")).item())
+        if "train/kl" in logged:
+            self.kls.append(logged["train/kl"].item())
         if not self.gradients:
             weights = pl_module.named_parameters()
             self.gradients = {n: whole(p.grad).clone() for n, p in weights if p.grad is not None}
@@ -133,6 +135,20 @@ class Dying(FSDP2):
             if self.num_barriers == 2 and self.global_rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
         super().barrier(name)
+
+
+class StaleOnSecondRank(VLLMEngine):
+    """On the second rank it keeps its weights from the second sync on."""
+
+    num_syncs = 0
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self.num_syncs += 1
+        if self.num_syncs > 1 and torch.distributed.get_rank() == 1:
+            for _ in weights:  # gathering takes every process
+                pass
+        else:
+            super().load_weights(weights)
 
 
 class Vowels(Scorer):
@@ -162,7 +178,7 @@ def policy(kind: str, made: Path) -> tuple[Any, Any]:
     model = str(made / "model")
     module = (AloneForTwo if WORLD == 1 else PolicyModule)(
         Backbone(model, **BACKBONES[kind]),
-        _engine(kind, model),
+        TransformersEngine(model, max_model_len=512, dtype=BACKBONES[kind].get("dtype", "float32")),
         LiveConversations(ScriptedSeeker(), ScriptedCritic(), max_turns=3),
         [Vowels(), FormatScorer(0.5)],
         GRPO(kl_coef=0.05),
@@ -172,14 +188,6 @@ def policy(kind: str, made: Path) -> tuple[Any, Any]:
         adapter_sync="merged" if kind == "qlora" else "adapter",
     )
     return module, None
-
-
-def _engine(kind: str, model: str) -> Engine:
-    if kind == "vllm":
-        return VLLMEngine(
-            model, max_model_len=512, kv_cache_gib=0.03125, enable_lora=True, max_lora_rank=8
-        )
-    return TransformersEngine(model, max_model_len=512)
 
 
 STAGES: dict[str, Callable[[str, Path], tuple[Any, Any]]] = {
@@ -194,7 +202,8 @@ def train(folder: Path, order: str) -> None:
 
     Args:
         folder: Holds ``model`` and ``futures``; takes ``STRATEGY/SAVED_AS``.
-        order: See the module. Options are ``clip`` and ``parts`` (two micro-batches an update).
+        order: See the module. Options are ``clip``, ``parts`` (two micro-batches an update) and
+            ``mixed`` (``precision: bf16-mixed``).
     """
     order, _, checkpoint = order.partition("@")
     strategy, _, name = order.partition(":")
@@ -213,6 +222,7 @@ def train(folder: Path, order: str) -> None:
         strategy=STRATEGIES[strategy](),
         devices=WORLD,
         accelerator="cpu",
+        precision="bf16-mixed" if "mixed" in options else "32-true",
         max_steps=STEPS,
         accumulate_grad_batches=parts,
         gradient_clip_val=0.05 if "clip" in options else None,
@@ -226,6 +236,7 @@ def train(folder: Path, order: str) -> None:
     trainer.fit(module, data, ckpt_path=folder / checkpoint if checkpoint else None)
     if trainer.is_global_zero:
         (target / "losses.json").write_text(json.dumps(steps.losses))
+        (target / "kls.json").write_text(json.dumps(steps.kls))
         torch.save(steps.gradients, target / "gradients.pt")
         frequencies = [b for n, b in module.named_buffers() if n.endswith("rotary_emb.inv_freq")]
         torch.save(frequencies, target / "frequencies.pt")
@@ -234,4 +245,8 @@ def train(folder: Path, order: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for order in sys.argv[2:]:
-        train(Path(sys.argv[1]), order)
+        if order.startswith("rlff "):
+            if status := rlff(order.split()[1:]):
+                sys.exit(status)
+        else:
+            train(Path(sys.argv[1]), order)
