@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="+", help="numbers of some of the five runs")
     options = parser.parse_args()
-    draw, kills, lone, rounds = Random(options.seed), 0, 0, 0
+    draw, kills, lone, unfinished, rounds = Random(options.seed), 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
@@ -74,13 +74,17 @@ def main() -> int:
                         break
                     kills += 1
                     lone += len(victims) == 1
+                    unfinished += has_unfinished(folder / killed / "checkpoints")
                 assert life(folder, killed), f"{label}: the resumed run failed"
                 if not is_equal(folder / whole, folder / killed):
                     print(f"{label}: ends with other bits than the undisturbed run")
                     return 1
             after = f"after {kills} kills in all; undisturbed {whole_s:.0f} s"
             print(f"{label}: same bits {after}", flush=True)
-    print(f"{kills} kills, {lone} of one rank and {kills - lone} of both, in {rounds} runs")
+    print(
+        f"{kills} kills, {lone} of one rank and {kills - lone} of both, in {rounds} runs; "
+        f"{unfinished} left a checkpoint that was not written to its end"
+    )
     return 0
 
 
@@ -131,6 +135,12 @@ def wait_for_checkpoints(folder: Path, ranks: list["subprocess.Popen[bytes]"], n
         number -= now != seen
         seen = now
         time.sleep(0.01)
+
+
+def has_unfinished(folder: Path) -> bool:
+    """Whether something lies among the checkpoints that none of their names leads to."""
+    named = {path.resolve() for path in folder.glob("*.ckpt")}
+    return any(path.resolve() not in named for path in folder.glob(".*.ckpt.*"))
 
 
 def _latest(folder: Path) -> int:
