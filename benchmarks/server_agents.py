@@ -10,9 +10,6 @@ token limit. Both sides take turns in one run; every round draws other seeds.
 import argparse
 import asyncio
 import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,11 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.request import urlopen
 
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 from pocket_models import build_pocket
+from vllm_server import LocalServer
 
 from rlff_lightning.agents.base import Cast
 from rlff_lightning.agents.language_model_critic import LanguageModelCritic
@@ -149,41 +146,11 @@ def server(base_url: str | None) -> Iterator[str]:
     if base_url:
         yield base_url
         return
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+    with tempfile.TemporaryDirectory() as folder:
         build_pocket(Path(folder))
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        command = f"-m vllm.entrypoints.openai.api_server --model {folder}"
-        command += f" --served-model-name pocket --host 127.0.0.1 --port {port} --dtype float32"
-        command += " --enforce-eager --block-size 32 --kv-cache-memory-bytes 536870912"
-        # vLLM on CPU dies where a prompt with a seed is computed in chunks.
-        command += " --no-enable-chunked-prefill --max-num-batched-tokens 32768"
-        command += " --disable-uvicorn-access-log"
-        environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-        running = subprocess.Popen(
-            [sys.executable, *command.split()],
-            env={**os.environ, **environment},
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            while not is_up(f"http://127.0.0.1:{port}/health"):
-                if running.poll() is not None:
-                    raise SystemExit("the server did not start")
-                time.sleep(1)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            running.terminate()
-            running.wait()
-
-
-def is_up(url: str) -> bool:
-    """Tell whether a server answers."""
-    try:
-        with urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+        with LocalServer(Path(folder)) as own:
+            own.start()
+            yield own.url
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Keep simulated futures: a store that goes on after an interruption, and a page to read."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from rlff_lightning.data.futures_store import FuturesStore, Quarantined
+from rlff_lightning.data.futures_store import QUARANTINE, FuturesStore, Quarantined
 from rlff_lightning.data.identity import Identity, describe, identity_of
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.simulate import Simulated
 from rlff_lightning.simulation.transcripts import write_futures
+
+_log = logging.getLogger(__name__)
 
 
 class FuturesWriter(Callback):
@@ -90,6 +93,7 @@ class FuturesWriter(Callback):
         trainer.strategy.barrier("futures_writer")
         if trainer.is_global_zero:
             self._show()
+            self._tell_quarantine()
             self.store.close()
 
     @override
@@ -98,6 +102,15 @@ class FuturesWriter(Callback):
     ) -> None:
         if trainer.is_global_zero and hasattr(self, "store"):
             self.store.unlock()
+
+    def _tell_quarantine(self) -> None:
+        given_up = self.store.quarantined()
+        if given_up:
+            _log.warning(
+                "%s: %d contexts are in quarantine, the first one because of: %s; "
+                "--retry-quarantined takes them up",
+                *(self.store.folder / QUARANTINE, len(given_up), given_up[0].reason),
+            )
 
     def _show(self) -> None:
         finished = sorted(self.store.finished())

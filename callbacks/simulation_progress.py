@@ -1,5 +1,6 @@
 """One line that says how a simulation is getting on, and a summary at its end."""
 
+import logging
 import shutil
 import sys
 import time
@@ -13,6 +14,8 @@ from typing_extensions import override
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.tally import Tally, read_tally, write_tally
+
+_LOGS = [logging.getLogger(name) for name in ("rlff_lightning", "callbacks")]
 
 _REFRESH_S = 1.0
 """Least time between two looks at the counts."""
@@ -33,6 +36,8 @@ class SimulationProgress(ProgressBar):
         self.every_s = every_s
         self._is_enabled = True
         self._begun = self._looked = self._shown = 0.0
+        self._is_line_open = False
+        self._news = _AboveLine()
 
     @override
     def disable(self) -> None:
@@ -50,6 +55,9 @@ class SimulationProgress(ProgressBar):
             shutil.rmtree(_folder(trainer), ignore_errors=True)
         trainer.strategy.barrier("simulation_progress")
         module.seeker.on_turn = lambda: self._look(trainer, module)
+        if trainer.is_global_zero and self._is_enabled and sys.stderr.isatty():
+            for log in _LOGS:
+                log.addHandler(self._news)
 
     @override
     def on_predict_batch_end(
@@ -74,9 +82,23 @@ class SimulationProgress(ProgressBar):
             shutil.rmtree(_folder(trainer))
             wall_s = time.monotonic() - self._begun
             if self._is_enabled:
-                end = "\n" if sys.stderr.isatty() else ""
-                sys.stderr.write(end)
+                self._leave_line()
                 sys.stdout.write(summary(tally, module.num_left_out, module.num_contexts, wall_s))
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if trainer.is_global_zero and self._is_enabled:
+            self._leave_line()
+
+    def _leave_line(self) -> None:
+        """End the terminal's line, so that what is told next does not stand behind it."""
+        for log in _LOGS:
+            log.removeHandler(self._news)
+        if sys.stderr.isatty() and self._is_line_open:
+            sys.stderr.write("\n")
+        self._is_line_open = False
 
     def _look(self, trainer: Trainer, module: SimulationModule) -> None:
         now = time.monotonic()
@@ -95,6 +117,15 @@ class SimulationProgress(ProgressBar):
             columns = shutil.get_terminal_size().columns
             sys.stderr.write(f"\r\x1b[K{fitted(text, columns)}" if is_terminal else f"{text}\n")
             sys.stderr.flush()
+            self._is_line_open = is_terminal
+
+
+class _AboveLine(logging.Handler):
+    """Tells the package's news where the line that is renewed was; the line comes again below."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"\r\x1b[K{self.format(record)}\n")
 
 
 def line(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str:

@@ -305,6 +305,8 @@ class FaultyProxy:
             self._reply(asked, 200, b"<html>Sign in</html>", {"Content-Type": "text/html"})
         elif fault == "empty":
             self._reply(asked, 200, b'{"id": "x", "object": "chat.completion", "choices": []}')
+        elif fault == "half a character":
+            self._reply(asked, 200, rb'{"choices": [{"message": {"content": "so \ud83d"}}]}')
         elif fault:
             status, _, pause = fault.partition(" after ")
             headers = {"Retry-After": pause} if pause else {}

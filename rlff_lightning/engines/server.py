@@ -38,9 +38,12 @@ class ServerChatModel(ChatModel):
             itself is never written or logged.
         concurrency: Most requests in flight, at most 1000.
         timeout_s: Longest time for one attempt.
-        max_attempts: Attempts of a request before its conversation is broken off.
+        max_attempts: Attempts of a request before its conversation is broken off; those that find
+            no server do not count while it answers nobody.
         max_wait_s: Longest pause between attempts that the server did not ask for.
-        max_outage_s: After this time without any answer to any request, every one gives up.
+        max_outage_s: After this time without any answer to any request, every one gives up. Half
+            an hour is enough for a large model to load again. A run whose server never answered
+            stops.
         choice_by: How answers are held to options: ``structured_outputs`` is vLLM's way, and
             ``json_schema`` the one of OpenAI's API, which takes some 10 more tokens.
         extra_body: Added to every request, e.g. ``{chat_template_kwargs: {enable_thinking:
@@ -56,7 +59,7 @@ class ServerChatModel(ChatModel):
         timeout_s: float = 120.0,
         max_attempts: int = 12,
         max_wait_s: float = 30.0,
-        max_outage_s: float = 600.0,
+        max_outage_s: float = 1800.0,
         choice_by: Literal["structured_outputs", "json_schema"] = "structured_outputs",
         extra_body: dict[str, Any] | None = None,
     ) -> None:
@@ -158,7 +161,8 @@ class ServerChatModel(ChatModel):
     def _session(self) -> "ServerSession":
         # A forked process has the session's connections, but not its thread.
         if self._opened is None or self._opened.pid != os.getpid():
-            from rlff_lightning.engines.server_session import Patience, ServerSession
+            from rlff_lightning.engines.server_patience import Patience
+            from rlff_lightning.engines.server_session import ServerSession
 
             self._opened = ServerSession(
                 owner="ServerChatModel",

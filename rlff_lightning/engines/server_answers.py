@@ -17,7 +17,7 @@ from rlff_lightning.errors import UserError
 _CONTROL = re.compile(
     r"<(?=\|[^\s|<>]+\|>|/?s>|/?think>|(?:start|end)_of_turn>)|\[(?=/?INST\])", re.IGNORECASE
 )
-
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 ChoiceBy = Literal["structured_outputs", "json_schema"]
 """How a server is held to options: vLLM's own way, or the one of OpenAI's API."""
@@ -161,6 +161,9 @@ def _text(choice: Choice) -> ChatText:
     thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
     if message is None or not isinstance(content, str) or not isinstance(thought or "", str):
         raise TransientError("bad answer", "a choice without a message of text")
+    if _LONE_SURROGATE.search(content) or _LONE_SURROGATE.search(thought or ""):
+        # JSON can hold half a character, but no file that this text goes into.
+        raise TransientError("bad answer", "a text with a lone surrogate")
     is_finished = getattr(choice, "finish_reason", None) != "length"
     return ChatText(text=content, is_finished=is_finished, reasoning=thought or "")
 

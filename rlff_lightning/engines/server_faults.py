@@ -11,15 +11,32 @@ from rlff_lightning.engines.chat_model import FaultCause
 from rlff_lightning.errors import UserError
 
 _MAX_REASON = 300
+_AWAY = (502, 503, 504)
+"""A gateway's word for a server that is not there, or not yet."""
 
 
 class TransientError(Exception):
-    """A request failed in a way that may pass."""
+    """A request failed in a way that may pass.
 
-    def __init__(self, cause: FaultCause, reason: str, retry_after_s: float = 0.0) -> None:
+    Args:
+        cause: As it is counted.
+        reason: As it is told.
+        retry_after_s: Pause that the server asks for, seconds.
+        is_away: No server was found, be it by the client or by a gateway before it.
+    """
+
+    def __init__(
+        self,
+        cause: FaultCause,
+        reason: str,
+        retry_after_s: float = 0.0,
+        *,
+        is_away: bool = False,
+    ) -> None:
         super().__init__(f"{cause}: {_line(reason)}")
         self.cause: FaultCause = cause
         self.retry_after_s = retry_after_s
+        self.is_away = is_away
 
 
 class RefusedError(Exception):
@@ -47,7 +64,8 @@ def explained(error: Exception, owner: str, secret: str) -> Exception:
     if isinstance(error, openai.APITimeoutError):
         return TransientError("timeout", "no answer in time")
     if isinstance(error, openai.APIConnectionError):
-        return TransientError("connection", str(error.__cause__ or error) or "connection lost")
+        reason = str(error.__cause__ or error) or "connection lost"
+        return TransientError("connection", reason, is_away=True)
     if isinstance(error, openai.APIStatusError):
         message = error.message.replace(secret, "***") if secret else error.message
         return _of_status(error, f"{error.status_code} {message}", owner)
@@ -59,7 +77,8 @@ def _of_status(error: openai.APIStatusError, reason: str, owner: str) -> Excepti
     if status == 429:
         return TransientError("rate limit", reason, _retry_after_s(error.response.headers))
     if status >= 500:
-        return TransientError("server error", reason, _retry_after_s(error.response.headers))
+        pause_s = _retry_after_s(error.response.headers)
+        return TransientError("server error", reason, pause_s, is_away=status in _AWAY)
     if status == 408:
         return TransientError("timeout", reason)
     if status in (401, 403):

@@ -1,13 +1,12 @@
 """Many requests at once from synchronous code: an event loop in a thread, retries, one budget.
 
 A whole-server outage is noticed by all requests together: once nothing has been answered for
-longer than the budget, each gives up after its next attempt instead of its last.
+longer than the budget, each gives up after its next attempt.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from openai import AsyncOpenAI
@@ -22,20 +21,10 @@ from tenacity import (
 from rlff_lightning.engines.chat_model import FaultCause
 from rlff_lightning.engines.loop_thread import LoopThread
 from rlff_lightning.engines.server_faults import FAILURES, RefusedError, TransientError, explained
+from rlff_lightning.engines.server_patience import GivesUp, Patience, ServerWatch, fault_of
+from rlff_lightning.errors import StoppedRun
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """How long a request is tried."""
-
-    max_attempts: int
-    """Attempts of one request."""
-    max_wait_s: float
-    """Longest pause between two attempts that the server did not ask for, seconds."""
-    max_outage_s: float
-    """Time without any answer from the server after which requests give up, seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +68,8 @@ class ServerSession:
             multiplier=0.5, max=patience.max_wait_s, jitter=min(1.0, patience.max_wait_s)
         )
         self._slots = asyncio.Semaphore(concurrency)
-        self._failing_since: float | None = None
+        # What follows a question mark may be a key.
+        self._watch = ServerWatch(base_url.partition("?")[0])
         self._thread = LoopThread("rlff-server")
         self.pid = self._thread.pid
         self._client = AsyncOpenAI(
@@ -104,6 +94,7 @@ class ServerSession:
 
         Raises:
             UserError: If the server denies access or does not know the model.
+            StoppedRun: If a request is given up though the server has never answered any.
         """
         return self._thread.run(self._send_all(bodies, read))
 
@@ -127,13 +118,19 @@ class ServerSession:
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
             wait=self._wait_s,
-            stop=self._gives_up,
-            before_sleep=lambda state: causes.append(_fault(state).cause),
+            stop=GivesUp(self.patience, self._watch),
+            before_sleep=lambda state: causes.append(fault_of(state).cause),
             reraise=True,
         )
         try:
             value: T = await attempts(self._attempt, body, read)
         except (TransientError, RefusedError) as error:
+            if not self._watch.num_answers:
+                # Every other request would fare alike, and all contexts be given up for nothing.
+                raise StoppedRun(
+                    f"{self.owner}.base_url: {self._watch.url} has not answered once in "
+                    f"{self._watch.silent_s:.0f} s: {error}; start the server or mend the address"
+                ) from None
             return Reply(value=None, failure=str(error), retries=tuple(causes))
         return Reply(value=value, retries=tuple(causes))
 
@@ -145,27 +142,16 @@ class ServerSession:
                 raise self._noted(explained(error, self.owner, self._secret)) from None
             except TransientError as fault:
                 raise self._noted(fault) from None
-        self._failing_since = None
+        self._watch.answered()
         return value
 
     def _noted(self, error: Exception) -> Exception:
-        """Begin an outage with the first fault after an answer; a refusal is an answer."""
-        if not isinstance(error, TransientError):
-            self._failing_since = None
-        elif self._failing_since is None:
-            self._failing_since = monotonic()
+        """Tell the watch; a refusal is an answer."""
+        if isinstance(error, TransientError):
+            self._watch.failed(error)
+        else:
+            self._watch.answered()
         return error
 
     def _wait_s(self, state: RetryCallState) -> float:
-        return max(self._backoff(state), _fault(state).retry_after_s)
-
-    def _gives_up(self, state: RetryCallState) -> bool:
-        begun = self._failing_since if self._failing_since is not None else monotonic()
-        is_outage = monotonic() + state.upcoming_sleep - begun > self.patience.max_outage_s
-        return is_outage or state.attempt_number >= self.patience.max_attempts
-
-
-def _fault(state: RetryCallState) -> TransientError:
-    error = state.outcome.exception() if state.outcome else None
-    assert isinstance(error, TransientError)
-    return error
+        return max(self._backoff(state), fault_of(state).retry_after_s)

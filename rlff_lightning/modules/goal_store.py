@@ -36,10 +36,10 @@ class EpisodeStore:
         """Read all finished episodes, by part and seed; a line cut off by a kill is left out."""
         found: dict[tuple[str, int], Played] = {}
         for file in sorted(self._folder.glob("*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
-                    row = json.loads(line)
-                    found[row["part"], row["seed"]] = _played(row)
+            # Not splitlines: a message may hold other line separators than the file's.
+            *whole, _ = file.read_text(encoding="utf-8").split("\n")
+            for row in map(json.loads, whole):
+                found[row["part"], row["seed"]] = _played(row)
         return found
 
     def append(self, part: str, seeds: Sequence[int], batch: Sequence[Played], rank: int) -> None:

@@ -7,9 +7,18 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlff_lightning import __version__
-from rlff_lightning.report import figures, tables
+from rlff_lightning.report import figures
+from rlff_lightning.report.goal_tables import (
+    goal_summary,
+    goal_table,
+    held_out_table,
+    outcome_shares,
+)
 from rlff_lightning.report.items import read_items
+from rlff_lightning.report.reply_tables import judged_tables, quality_tables
+from rlff_lightning.report.reward_table import reward_table
 from rlff_lightning.report.run_folder import RunFolder
+from rlff_lightning.report.study_tables import study_held_out_table, study_table
 
 
 def render(run: RunFolder, *, max_items: int) -> str:
@@ -30,7 +39,7 @@ def render(run: RunFolder, *, max_items: int) -> str:
     )
     # Keys keep their order; what could end a script is written as \u003c by the filter itself.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    summary = tables.goal_summary(run)
+    summary = goal_summary(run)
     items = read_items(run, max_items=max_items)
     first_curves, more_curves = figures.learning_curves(run)
     script = _own("report.js")
@@ -41,18 +50,18 @@ def render(run: RunFolder, *, max_items: int) -> str:
         style=_own("report.css"),
         script=script,
         script_hash=base64.b64encode(digest).decode(),
-        studied=tables.study_table(run),
-        goal=tables.goal_table(summary),
-        held_out=tables.study_held_out_table(run) or tables.held_out_table(summary),
+        studied=study_table(run),
+        goal=goal_table(summary),
+        held_out=study_held_out_table(run) or held_out_table(summary),
         by_turn=figures.success_by_turn(summary.get("policies") or {}),
         fare=figures.value_by_turn(summary.get("policies") or {}),
-        outcomes=tables.outcome_shares(summary),
+        outcomes=outcome_shares(summary),
         first_curves=first_curves,
         more_curves=more_curves,
-        reward=tables.reward_table(run),
+        reward=reward_table(run),
         reliability=figures.reliability(run),
         by_length=figures.reward_by_length(items),
-        quality=[*tables.quality_tables(run), *tables.judged_tables(run)],
+        quality=[*quality_tables(run), *judged_tables(run)],
         items=items,
         max_items=max_items,
     )

@@ -135,9 +135,11 @@ def test_every_context_of_a_collection_is_stored_once_or_quarantined_with_its_re
 def test_a_server_that_stays_away_breaks_off_every_conversation_with_its_reason(
     faulty_proxy: Any, cards: str
 ) -> None:
-    cast = cast_of(faulty_proxy.url, cards, max_attempts=2, max_outage_s=0.5)
+    cast = cast_of(faulty_proxy.url, cards, max_outage_s=0.5)
+    opened = cast.seeker.open(range(5))
+    play(opened[:1], cast, max_turns=1)
     faulty_proxy.is_down = True
-    episodes = play(cast.seeker.open(range(5)), cast, max_turns=2)
+    episodes = play(opened, cast, max_turns=2)
     assert [episode.conversation.seed for episode in episodes] == list(range(5))
     assert cast.seeker.counts.failures == 5
     assert all(conversation.conversation.messages for conversation in episodes)

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from itertools import repeat
 from pathlib import Path
@@ -15,7 +16,7 @@ from rlff_lightning.engines.engine_chat import EngineChatModel
 from rlff_lightning.engines.server import ServerChatModel
 from rlff_lightning.engines.server_answers import chat_body
 from rlff_lightning.engines.transformers import TransformersEngine
-from rlff_lightning.errors import UserError
+from rlff_lightning.errors import StoppedRun, UserError
 
 # The server starts within the first test that needs it, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(1800)
@@ -34,7 +35,8 @@ def model(url: str, **settings: Any) -> ServerChatModel:
 
 
 def test_passing_faults_are_tried_again_and_counted_by_their_cause(faulty_proxy: Any) -> None:
-    faulty_proxy.faults = iter(["drop", "503", "429 after 0", "garbage", "page", "empty"])
+    bad_answers = ["garbage", "page", "empty", "half a character"]
+    faulty_proxy.faults = iter(["drop", "503", "429 after 0", *bad_answers])
     served = model(faulty_proxy.url)
     [answer] = served.answer([chat()], ChatSampling(max_tokens=8))
     assert (answer.failure, len(answer.texts)) == ("", 1)
@@ -42,7 +44,7 @@ def test_passing_faults_are_tried_again_and_counted_by_their_cause(faulty_proxy:
         "connection",
         "server error",
         "rate limit",
-        *repeat("bad answer", 3),
+        *repeat("bad answer", len(bad_answers)),
     )
     assert answer.usage.requests == 1
     assert answer.usage.completion_tokens <= 8 < answer.usage.prompt_tokens
@@ -65,18 +67,20 @@ def test_the_pause_that_a_server_asks_for_is_kept(faulty_proxy: Any) -> None:
 
 
 def test_a_request_is_given_up_with_its_reason_and_the_next_one_passes(faulty_proxy: Any) -> None:
-    faulty_proxy.faults = iter(["503", "503", "503"])
+    faulty_proxy.faults = iter(["", "500", "500", "500"])
     served = model(faulty_proxy.url, max_attempts=3)
+    served.answer([chat()], ChatSampling(max_tokens=4))
     [failed] = served.answer([chat()], ChatSampling(max_tokens=4))
     assert failed.texts == ()
-    assert failed.failure.startswith("server error: 503")
+    assert failed.failure.startswith("server error: 500")
     assert failed.usage.retries == ("server error", "server error")
     [answer] = served.answer([chat()], ChatSampling(max_tokens=4))
     assert not answer.failure
 
 
 def test_in_an_outage_all_give_up_together_and_go_on_when_it_ends(faulty_proxy: Any) -> None:
-    served = model(faulty_proxy.url, max_attempts=10**6, max_outage_s=1.0)
+    served = model(faulty_proxy.url, max_outage_s=1.0)
+    served.answer([chat()], ChatSampling(max_tokens=4))
     faulty_proxy.is_down = True
     failed = served.answer([chat(seed=n) for n in range(20)], ChatSampling(max_tokens=4))
     assert all(answer.failure.startswith("connection: ") for answer in failed)
@@ -90,6 +94,30 @@ def test_in_an_outage_all_give_up_together_and_go_on_when_it_ends(faulty_proxy: 
     assert not any(answer.failure for answer in answers)
 
 
+def test_an_outage_costs_no_attempts_and_is_told_with_its_end(
+    faulty_proxy: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rlff_lightning.engines.server_patience._TOLD_AFTER_S", 0.3)
+    served = model(faulty_proxy.url, max_attempts=2)
+    faulty_proxy.is_down = True
+    back = threading.Timer(1.5, lambda: setattr(faulty_proxy, "is_down", False))
+    back.start()
+    answers = served.answer([chat(seed=n) for n in range(3)], ChatSampling(max_tokens=4))
+    back.join()
+    assert not any(answer.failure for answer in answers)
+    assert all(len(answer.usage.retries) > 5 for answer in answers)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2
+    assert re.fullmatch(r"http://\S+/v1 gives no answer \(connection: .+\); trying again", told[0])
+    assert re.fullmatch(r"http://\S+/v1 answers again, after [12] s", told[1])
+
+
+def test_a_server_that_has_never_answered_stops_the_run(faulty_proxy: Any) -> None:
+    faulty_proxy.is_down = True
+    with pytest.raises(StoppedRun, match=r"has not answered once in 0 s: connection: .+; start"):
+        model(faulty_proxy.url, max_outage_s=0).answer([chat()], ChatSampling(max_tokens=4))
+
+
 def test_what_the_server_refuses_fails_alone_and_at_once(chat_server: str) -> None:
     endless = chat(text="alone " * 5000)
     refused, answer = model(chat_server).answer([endless, chat()], ChatSampling(max_tokens=4))
@@ -100,6 +128,8 @@ def test_what_the_server_refuses_fails_alone_and_at_once(chat_server: str) -> No
 
 def test_no_more_requests_are_in_flight_than_allowed(faulty_proxy: Any) -> None:
     chats = [chat(seed=n) for n in range(12)]
+    # Answers may be quicker than requests: the first three are made to wait for each other.
+    faulty_proxy.faults = iter(["hang"] * 3)
     model(faulty_proxy.url, concurrency=3).answer(chats, ChatSampling(max_tokens=4))
     assert faulty_proxy.most_at_once == 3
 
@@ -112,7 +142,8 @@ def test_the_key_is_sent_and_never_shown(
     caplog.set_level("DEBUG")
     served = model(faulty_proxy.url, api_key_variable="SOME_KEY", max_attempts=1)
     # The proxy's errors repeat the header that they were sent.
-    faulty_proxy.faults = iter(["503", "401"])
+    faulty_proxy.faults = iter(["", "500", "401"])
+    served.answer([chat()], ChatSampling(max_tokens=4))
     [failed] = served.answer([chat()], ChatSampling(max_tokens=4))
     with pytest.raises(UserError, match="api_key_variable") as denied:
         served.answer([chat()], ChatSampling(max_tokens=4))
@@ -219,12 +250,13 @@ def test_a_process_ends_though_its_connections_were_never_closed() -> None:
     code = (
         "from rlff_lightning.engines.server import ServerChatModel as M\n"
         "from rlff_lightning.engines.chat_model import *\n"
-        "m = M('m', 'http://127.0.0.1:9/v1', max_attempts=1)\n"
+        "m = M('m', 'http://127.0.0.1:9/v1', max_outage_s=0)\n"
         "t = (ChatTurn(role='user', content='Hi'),)\n"
-        "print(m.answer([Chat(turns=t, seed=0)], ChatSampling())[0].failure)"
+        "try: m.answer([Chat(turns=t, seed=0)], ChatSampling())\n"
+        "except RuntimeError as error: print(error)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    assert re.match("connection: .", done.stdout)
+    assert "connection: " in done.stdout
