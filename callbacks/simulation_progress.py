@@ -89,7 +89,10 @@ class SimulationProgress(ProgressBar):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if trainer.is_global_zero and self._is_enabled:
+        if trainer.is_global_zero:
+            shutil.rmtree(_folder(trainer), ignore_errors=True)
+            # Of an interrupt Lightning has told already, on a line of its own.
+            self._is_line_open &= not isinstance(exception, KeyboardInterrupt)
             self._leave_line()
 
     def _leave_line(self) -> None:

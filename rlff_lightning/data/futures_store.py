@@ -140,8 +140,10 @@ class FuturesStore:
 
     def _check_manifest(self, identity: Identity) -> None:
         file = self.folder / MANIFEST
-        if not file.is_file():
-            if any(self.folder.glob("*.parquet")):
+        has_parts = any(self.folder.glob("*.parquet"))
+        # A run that stopped before its first part, for a wrong name say, leaves nothing to mix up.
+        if not file.is_file() or not (has_parts or self._quarantines()):
+            if has_parts:
                 raise UserError(
                     f"{self.folder} holds parts but no {MANIFEST}, so that nobody can tell whose "
                     "they are; take another folder or move this one away"

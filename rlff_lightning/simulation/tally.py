@@ -49,7 +49,7 @@ class Tally:
             turns=self.turns + other.turns,
             counts={
                 role: self.counts.get(role, Counts()) + other.counts.get(role, Counts())
-                for role in (*self.counts, *(other.counts.keys() - self.counts.keys()))
+                for role in {**self.counts, **other.counts}
             },
         )
 

@@ -69,6 +69,8 @@ def test_the_summary_names_every_role_that_used_a_model() -> None:
 def test_tallies_of_two_processes_add_up(tmp_path: Path) -> None:
     write_tally(TALLY, tmp_path / "000.json")
     both = read_tally(tmp_path / "000.json") + Tally(finished=2, counts={"critic": Counts(cut=1)})
+    # Roles keep their order, which the lines follow.
+    assert list((Tally() + both).counts) == ["supporter", "seeker", "critic"]
     assert (both.finished, both.quarantined, both.turns) == (30, 2, 600)
     assert both.counts["supporter"] == TALLY.counts["supporter"]
     assert (both.counts["critic"].cut, both.counts["critic"].answers) == (1, 400)

@@ -86,11 +86,28 @@ def test_a_kill_while_the_quarantine_is_gathered_loses_nothing(store: FuturesSto
 
 
 def test_a_run_with_another_identity_is_refused_with_the_difference(store: FuturesStore) -> None:
+    store.write(0, {0: replies("a")})
     store.unlock()
     with pytest.raises(UserError, match=r"begun by another run: futures.look_ahead was 2, is 3;"):
         FuturesStore(store.folder).open({**IDENTITY, "futures.look_ahead": 3}, 10)
     # The refusal lets go of the folder.
     FuturesStore(store.folder).open(IDENTITY, 10)
+
+
+@pytest.mark.parametrize("has_quarantine", [False, True])
+def test_a_run_that_came_to_nothing_may_be_begun_anew_with_another_identity(
+    store: FuturesStore, has_quarantine: bool
+) -> None:
+    if has_quarantine:
+        store.write(0, {}, [given_up(1)])
+    store.unlock()
+    other = {**IDENTITY, "critic.model": "spelled right"}
+    if has_quarantine:
+        with pytest.raises(UserError, match="critic.model was left out"):
+            FuturesStore(store.folder).open(other, 10)
+        return
+    FuturesStore(store.folder).open(other, 10)
+    assert "spelled right" in (store.folder / MANIFEST).read_text()
 
 
 def test_two_runs_do_not_write_at_once(store: FuturesStore) -> None:
@@ -126,6 +143,7 @@ def test_parts_of_nobody_knows_whom_are_refused(store: FuturesStore) -> None:
 def test_a_damaged_file_is_refused_by_its_place(
     store: FuturesStore, name: str, text: str, line: str
 ) -> None:
+    store.write(0, {0: replies("a")})
     (store.folder / name).write_text(text)
     with pytest.raises(UserError, match=line):
         reopened(store).quarantined()
