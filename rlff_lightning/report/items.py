@@ -46,7 +46,7 @@ def read_items(run: RunFolder, *, max_items: int) -> list[Item]:
     for stage in run.stages:
         items += _chosen(_episodes(stage), max_items)
         items += _chosen(_futures(stage, max_items), max_items)
-        items += _chosen(_samples(stage), max_items)
+        items += sorted(_chosen(_samples(stage), max_items), key=lambda item: item["iteration"])
         items += _chosen(_replies(stage), max_items)
     return items
 
@@ -73,7 +73,9 @@ def _episodes(stage: StageFolder) -> Iterator[Item]:
     for policy, file in sorted(files, key=lambda pair: (_rank(pair[0], order), pair)):
         for row in read_lines(file):
             verdicts = list(zip(row.get("outcomes", []), row.get("values", []), strict=False))
-            group = f"{stage.arm}: {policy}" if stage.arm else policy
+            # Held-out people follow their policy's name, as in the table.
+            name = policy.replace("--", ", ")
+            group = f"{stage.arm}: {name}" if stage.arm else name
             yield _item("conversation", group, row) | {
                 "success": bool(row.get("is_success")),
                 "messages": _judged(_messages(row.get("messages", [])), verdicts),
@@ -154,7 +156,7 @@ def _samples(stage: StageFolder) -> Iterator[Item]:
             # Rewards may be missing where a scorer had none to give.
             best = sorted(rows, key=lambda row: -(row["advantage"] or 0.0))
             name = f"{context}/t{turn}"
-            yield _item("samples", stage.name, {"id": f"iteration {iteration}: {name}"}) | {
+            yield _item("samples", stage.name, {"id": f"{name} in iteration {iteration}"}) | {
                 "iteration": iteration,
                 "messages": [{"role": "seeker", "text": rows[0]["seeker"]}],
                 "branches": [_completion(row) for row in best],

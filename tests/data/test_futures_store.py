@@ -103,7 +103,7 @@ def test_a_run_that_came_to_nothing_may_be_begun_anew_with_another_identity(
     store.unlock()
     other = {**IDENTITY, "critic.model": "spelled right"}
     if has_quarantine:
-        with pytest.raises(UserError, match="critic.model was left out"):
+        with pytest.raises(UserError, match=r"critic\.model was left out"):
             FuturesStore(store.folder).open(other, 10)
         return
     FuturesStore(store.folder).open(other, 10)

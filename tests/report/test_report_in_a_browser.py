@@ -79,6 +79,7 @@ def test_filters_leave_what_they_say(visit: Callable[..., Any]) -> None:
     assert sorted(people(page)) == ["exam rlff", "moving rlff", "sleep rlff"]
     page.locator("#filters").get_by_label("Goal").select_option("true")
     assert sorted(people(page)) == ["exam rlff", "moving rlff"]
+    assert page.locator("#list .ending").all_inner_texts() == ["reached", "reached"]
     page.locator("#filters").get_by_label("Problem").select_option("moving")
     assert people(page) == ["moving rlff"]
     assert page.locator("#count").inner_text() == "1 of 6"
@@ -118,6 +119,7 @@ def test_candidates_stand_side_by_side_with_their_futures_and_rewards(
 ) -> None:
     page = visit(DESK)
     page.get_by_text("Simulated futures").click()
+    assert page.locator("#list .ending").all_inner_texts() == ["2 tried, \u22120.25 to +0.75"]
     branches = page.locator("#pane .branch")
     assert branches.locator("header b").all_inner_texts() == ["+0.75", "\u22120.25"]
     first, second = (branches.nth(place).bounding_box() for place in range(2))
@@ -129,6 +131,9 @@ def test_candidates_stand_side_by_side_with_their_futures_and_rewards(
     ]
     page.locator("#filters").get_by_label("reasoning").uncheck()
     assert not branches.first.locator(".thought").is_visible()
+    page.get_by_text("Training samples").click()
+    assert page.locator("#pane h3").inner_text() == "iteration 1"
+    assert people(page) == ["iteration 1 policy"]
 
 
 def test_a_phone_shows_the_list_then_the_conversation_and_back(visit: Callable[..., Any]) -> None:

@@ -74,21 +74,32 @@
   }
 
   function entry(item, index) {
-    const first = item.messages.find((said) => said.role === "seeker") || item.messages[0];
-    const end = item.success === undefined ? "" : item.success ? "reached" : "not reached";
+    const heard = item.messages.filter((said) => said.role === "seeker");
+    // What candidates answer is the latest message; many contexts begin alike.
+    const said = (item.branches ? heard.at(-1) : heard[0]) || item.messages[0];
     const button = make("button", "",
-      make("strong", "", item.problem || item.id, make("em", "", `${item.group}`)),
-      make("span", "start", first ? first.text : ""));
-    const marks = dots(item);
-    if (marks || end) {
-      const line = marks || make("span", "dots");
-      if (end) line.title = end;
-      button.append(line, make("span", "hidden", end));
-    }
+      make("strong", "", title(item), make("em", "", `${item.group}`)),
+      make("span", "start", said ? said.text : ""));
+    const marks = dots(item), end = ending(item);
+    if (marks || end) button.append(make("span", "ending", marks, make("span", "", end)));
     button.type = "button";
     button.dataset.index = index;
     return make("li", "", button);
   }
+
+  const title = (item) => item.problem
+    || (item.iteration === undefined ? item.id : `iteration ${item.iteration}`);
+
+  // How a conversation ended, or how far apart what was tried lies.
+  function ending(item) {
+    if (item.success !== undefined) return item.success ? "reached" : "not reached";
+    const values = figures(item).filter((value) => value !== null);
+    if (!values.length) return "";
+    return `${item.branches.length} tried, ${signed(Math.min(...values))} to `
+      + signed(Math.max(...values));
+  }
+  const figures = (item) =>
+    (item.branches || []).map((one) => one.value ?? one.advantage ?? null);
 
   function dots(item) {
     const turns = judged(item.messages);
@@ -177,19 +188,19 @@
     back.addEventListener("click", close);
     const ends = item.success === undefined ? [] : [item.success ? "goal reached" : "goal not reached"];
     const about = [item.group, ...ends, item.id].join(" \u00b7 ");
-    pane.replaceChildren(back, make("h3", "", item.problem || item.id), make("p", "note", about));
+    pane.replaceChildren(back, make("h3", "", title(item)), make("p", "note", about));
     if (item.situation) pane.append(make("p", "note", item.situation));
     const others = same(item);
     if (others) pane.append(others);
     pane.append(...talk(item));
     if (item.branches) {
-      const values = item.branches.map((one) => one.value ?? one.advantage ?? null);
+      const values = figures(item);
       const best = Math.max(...values.filter((value) => value !== null));
-      const title = { futures: "Candidates and their futures", samples: "Completions, best first",
+      const head = { futures: "Candidates and their futures", samples: "Completions, best first",
         replies: "What each replies" }[item.kind];
       const nodes = item.branches.map((one, number) =>
         branch(one, values[number] !== null && values[number] === best));
-      pane.append(make("h4", "", title), make("div", "branches", ...nodes));
+      pane.append(make("h4", "", head), make("div", "branches", ...nodes));
     }
     pane.scrollTop = 0;
     mark();
