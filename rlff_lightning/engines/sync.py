@@ -76,7 +76,7 @@ def probe(
     Of several engines behind one, each is asked and the worst is given.
 
     Args:
-        model: The trainer's model; computes without gradient and dropout, one pair at a time.
+        model: The trainer's model; computes without gradient and dropout.
         engine: The engine that should serve its weights.
         prompts: Token ids of each probe prompt.
         completions: Token ids of each probe completion, at least one token in all.
@@ -90,8 +90,7 @@ def probe(
     was_training = model.training
     model.eval()
     try:
-        pairs = zip(prompts, completions, strict=True)
-        ours = torch.cat([_own_logps(model, prompt, completion) for prompt, completion in pairs])
+        ours = _own_logps(model, prompts, completions)
     finally:
         model.train(was_training)
     if not len(ours):
@@ -160,9 +159,17 @@ def _write_adapter(model: Any, adapter: str, folder: Path, version: int) -> Path
 
 
 @torch.no_grad()
-def _own_logps(model: nn.Module, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
+def _own_logps(
+    model: nn.Module, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """Score all completions in one pass: what pads a row comes after all that is read of it."""
     device = next(model.parameters()).device
-    tokens = torch.tensor([[*prompt, *completion]], device=device)
-    logits = model(input_ids=tokens).logits[0, len(prompt) - 1 : -1]
-    logps = torch.log_softmax(logits.float(), dim=-1)
-    return logps.gather(1, tokens[0, len(prompt) :, None])[:, 0].cpu()
+    rows = [torch.tensor([*p, *c]) for p, c in zip(prompts, completions, strict=True)]
+    tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+    logits = model(input_ids=tokens).logits
+    found = []
+    for row, prompt, completion in zip(range(len(rows)), prompts, completions, strict=True):
+        read = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        chosen = tokens[row, len(prompt) : len(prompt) + len(completion), None]
+        found.append(logits[row, read].float().log_softmax(-1).gather(1, chosen)[:, 0])
+    return torch.cat(found).cpu()
