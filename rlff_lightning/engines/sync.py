@@ -87,12 +87,15 @@ def probe(
     Raises:
         ValueError: If there is no token to compare.
     """
-    was_training = model.training
-    model.eval()
+    # By hand, for ``eval`` and ``train`` walk the modules many times as long.
+    in_training = [module for module in model.modules() if module.training]
     try:
+        for module in in_training:
+            module.training = False
         ours = _own_logps(model, prompts, completions)
     finally:
-        model.train(was_training)
+        for module in in_training:
+            module.training = True
     if not len(ours):
         raise ValueError("probe must have a completion token, got none")
     found = []

@@ -31,7 +31,7 @@ from rlff_lightning.rollout.scorers import Learning, Scorer
 from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.seeds import derive_seed, run_seed
 
-PROBE_TOKENS = 64
+PROBE_TOKENS = 32
 """Last tokens of a prompt that prove a sync; of these the last 16 are compared."""
 
 
