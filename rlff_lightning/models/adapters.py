@@ -92,7 +92,7 @@ def _merged_weights(model: nn.Module, dtype: torch.dtype | None) -> Iterator[tup
             full, kind = dequantize_4bit(full, scales), torch.float32
         layer = adapted.get(owner.removesuffix(".base_layer"))
         if layer is not None and leaf == "weight":
-            full = full.float() + _delta(layer)
+            full = _merged(full.float(), layer)
         yield name.replace(".base_layer.", "."), full.detach().to(dtype or kind)
 
 
@@ -142,12 +142,11 @@ def _adapted_layers(base: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _delta(layer: Any) -> Tensor:
-    """Sum the active adapters' (alpha / r) B A, float32."""
-    total = torch.zeros(())
+def _merged(weight: Tensor, layer: Any) -> Tensor:
+    """Add the active adapters' (alpha / r) B A to a float32 weight, out of place."""
     for adapter in layer.active_adapters:
         if adapter in layer.lora_A:
             low = whole(layer.lora_A[adapter].weight).float()
             high = whole(layer.lora_B[adapter].weight).float()
-            total = total.to(low.device) + layer.scaling[adapter] * (high @ low)
-    return total
+            weight = torch.addmm(weight, high, low, alpha=layer.scaling[adapter])
+    return weight
