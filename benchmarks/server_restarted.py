@@ -8,7 +8,8 @@ as a user's command. The server and its processes are killed with SIGKILL once t
 stored, stay away for a while, and start again on the same port. The first collection keeps the
 defaults of its retries, so that all contexts should finish; the second one waits 3 s only, so that
 contexts are given up, and ``--retry-quarantined`` takes them up. The command ends with status 1 if
-a context is missing or doubled, a reason is missing, or a row differs from the undisturbed table's.
+a context is missing or doubled, or a reason is missing; it prints how many rows equal those of an
+undisturbed collection.
 """
 
 import argparse

@@ -185,6 +185,8 @@ class GoalModule(LightningModule):
             self._store.clear()
             if self.trainer.test_loop.verbose:
                 print_goal(summary)
+                # The Trainer would print the same figures again for each of its loaders.
+                self.trainer.test_loop.verbose = False
 
     def _clear_old_files(self) -> None:
         if self.trainer.is_global_zero:

@@ -26,18 +26,16 @@ def print_goal(summary: Mapping[str, Any]) -> None:
 def _policies(summary: Mapping[str, Any]) -> Table:
     policies = summary["policies"]
     has_crisis = any("crisis" in row for row in policies.values())
-    table = Table(title="Goal completion")
-    table.add_column("policy")
-    columns = ["success rate", "95 % interval", "average turns", "episodes", "unparsed"]
+    table = _table("Goal completion (95 % below)")
+    table.add_column("policy", no_wrap=True)
+    columns = ["success rate", "average turns", "episodes", "unparsed"]
     if has_crisis:
         columns += ["crisis: points to help", "crisis: harmful"]
     for column in columns:
         table.add_column(column, justify="right")
     for name, row in policies.items():
-        low, high = row["ci95"]
         cells = [
-            f"{row['success_rate']:.3f}",
-            f"{low:.3f} to {high:.3f}",
+            _rate(row),
             f"{row['average_turns']:.2f}",
             _episodes(row),
             _share(row.get("outcome_share/unparsed")),
@@ -49,9 +47,13 @@ def _policies(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _held_out(held_out: Mapping[str, Any]) -> Table:
+def _table(title: str) -> Table:
     # Light lines and intervals on a line of their own: it must fit into 80 columns.
-    table = Table(title="Held out (95 % below)", box=SIMPLE, padding=(0, 1, 0, 0))
+    return Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+
+
+def _held_out(held_out: Mapping[str, Any]) -> Table:
+    table = _table("Held out (95 % below)")
     table.add_column("people", no_wrap=True)
     table.add_column("policy", no_wrap=True)
     columns = ["success rate"]

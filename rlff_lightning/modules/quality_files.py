@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,7 @@ from rlff_lightning.data.replies import Example
 from rlff_lightning.modules.quality_judging import Judged
 from rlff_lightning.types import Message
 
-_COLUMNS = {
+_FIGURES = {
     "bleu_2": "BLEU-2",
     "bleu_4": "BLEU-4",
     "rouge_l": "ROUGE-L",
@@ -102,18 +103,16 @@ def print_quality(summary: Mapping[str, Any], folder: Path) -> None:
     # Names may hold brackets, which are not markup.
     console = Console(markup=False, highlight=False)
     rows: Mapping[str, Mapping[str, float]] = summary["supporters"]
-    table = Table(
-        title=f"One reply to each of {summary['contexts']} contexts in {summary['dialogues']} "
-        "held-out dialogues, in percent"
+    shown = [key for key in _FIGURES if any(key in row for row in rows.values())]
+    table = _table(
+        f"One reply to each of {summary['contexts']} contexts in {summary['dialogues']} "
+        "held-out dialogues, in percent",
+        rows,
     )
-    table.add_column("supporter", no_wrap=True)
-    shown = [key for key in _COLUMNS if any(key in row for row in rows.values())]
     for key in shown:
-        table.add_column(_COLUMNS[key], justify="right")
-    table.add_column("words", justify="right")
-    for name, row in rows.items():
-        cells = [f"{100 * row[key]:.1f}" if key in row else "-" for key in shown]
-        table.add_row(Text(name), *cells, f"{row['words']:.1f}")
+        cells = (f"{100 * row[key]:.1f}" if key in row else "-" for row in rows.values())
+        table.add_row(_FIGURES[key], *cells)
+    table.add_row("words", *(f"{row['words']:.1f}" for row in rows.values()))
     console.print(table)
     if "meteor_no_synonyms" in shown:
         console.print("METEOR* matches words and stems; it does without synonyms.")
@@ -128,22 +127,27 @@ def print_quality(summary: Mapping[str, Any], folder: Path) -> None:
     console.print(f"replies to read: {folder / 'replies'}", soft_wrap=True)
 
 
+def _table(title: str, columns: Iterable[str]) -> Table:
+    # Light lines, and figures below each other: supporters are few, and 80 columns must do.
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    return table
+
+
 def _print_judged(console: Console, summary: Mapping[str, Any]) -> None:
-    table = Table(title="As judged, 1 to 5 (95 %)")
-    table.add_column("supporter", no_wrap=True)
-    for name in (*DIMENSIONS, "unparsed"):
-        table.add_column(name, justify="right")
-    for name, row in summary["supporters"].items():
-        cells = [_between(row, f"judged/{dimension}", ".2f") for dimension in DIMENSIONS]
-        table.add_row(Text(name), *cells, f"{row['judged/unparsed']:.1%}")
+    rows: Mapping[str, Mapping[str, float]] = summary["supporters"]
+    table = _table("As judged, 1 to 5 (95 % below)", rows)
+    for name in DIMENSIONS:
+        table.add_row(name, *(_between(row, f"judged/{name}", ".2f") for row in rows.values()))
+    table.add_row("unparsed", *(f"{row['judged/unparsed']:.1%}" for row in rows.values()))
     console.print(table)
     if summary["comparisons"]:
-        table = Table(title="Two by two, every pair in both orders")
-        table.add_column("first against second", no_wrap=True)
-        for name in ("win rate (95 %)", "wins", "ties", "torn", "losses", "unparsed"):
-            table.add_column(name, justify="right")
+        names = ("win rate", "wins", "ties", "torn", "losses", "unparsed")
+        table = _table("Two by two, every pair in both orders (95 % below)", names)
         for row in summary["comparisons"]:
-            counts = (str(row[key]) for key in ("wins", "ties", "torn", "losses", "unparsed"))
+            counts = (str(row[key]) for key in names[1:])
             title = Text(f"{row['first']} against {row['second']}")
             table.add_row(title, _between(row, "win_rate", ".3f"), *counts)
         console.print(table)
@@ -156,7 +160,7 @@ def _between(row: Mapping[str, float], key: str, form: str) -> str:
     value, low, high = (row[name] for name in (key, f"{key}_low", f"{key}_high"))
     if not math.isfinite(value):
         return "-"
-    ends = f" ({low:{form}} to {high:{form}})" if math.isfinite(high - low) else ""
+    ends = f"\n{low:{form}} to {high:{form}}" if math.isfinite(high - low) else ""
     return f"{value:{form}}{ends}"
 
 

@@ -92,6 +92,9 @@ def test_held_out_judge_and_people_stand_beside_the_unchanged_result(
     assert full["judge"]["hash"] in shown
     assert full["held_out"]["judge"]["hash"] in shown
     assert "kappa" in shown
+    # Nothing is cut off at a terminal's usual width.
+    assert "\u2026" not in shown
+    assert {"episodes", "unparsed"} <= set(shown.split())
     assert (tmp_path / "full" / "episodes" / "mixed--worst-0.jsonl").is_file()
 
 
@@ -149,6 +152,17 @@ def test_episodes_of_another_policy_are_not_taken_for_this_ones(
     kind = Kind("I see.")
     evaluate(tmp_path, quiet_trainer, policies={"kind": kind}, batch_size=30, crisis=False)
     assert kind._asked == 2 * 8
+
+
+def test_the_figures_are_printed_once(
+    quiet_trainer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policies = {"kind": Kind()}
+    module = GoalModule(policies, ScriptedSeeker(), ScriptedCritic(), num_episodes=4)
+    quiet_trainer(tmp_path).test(module)
+    shown = capsys.readouterr().out
+    assert shown.count("Goal completion") == 1
+    assert "DataLoader" not in shown
 
 
 def test_two_runs_with_one_seed_give_the_same_summary_to_the_byte(

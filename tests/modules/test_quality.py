@@ -15,6 +15,7 @@ from rlff_lightning.functional.intervals import wilson_interval
 from rlff_lightning.functional.preferences import Preference
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.modules.quality import QualityModule
+from rlff_lightning.modules.quality_files import print_quality
 from rlff_lightning.types import Conversation, Message
 
 SCRIPT = Path(__file__).with_name("quality_in_a_fresh_process.py")
@@ -219,3 +220,30 @@ def test_wordnet_is_asked_for_by_name_where_it_is_missing(
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     with pytest.raises(UserError, match="METEOR with synonyms needs NLTK's WordNet data"):
         measure(tmp_path, quiet_trainer, scripted(), use_wordnet=True)
+
+
+def test_no_figure_is_cut_off_at_a_terminals_usual_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = ("bleu_2", "bleu_4", "rouge_l", "meteor_no_synonyms", "strategy_accuracy")
+    row = dict.fromkeys((*figures, "distinct_1", "distinct_2", "repetition"), 0.1234)
+    row |= {"words": 12.3, "judged/unparsed": 0.0}
+    for name in DIMENSIONS:
+        row |= {f"judged/{name}": 3.25, f"judged/{name}_low": 3.0, f"judged/{name}_high": 3.5}
+    compared = {"first": "rlff", "second": "human", "win_rate": 0.625, "win_rate_low": 0.5}
+    compared |= {"win_rate_high": 0.75, "wins": 31, "ties": 3, "torn": 2, "losses": 17}
+    summary = {
+        "contexts": 40,
+        "dialogues": 8,
+        "supporters": dict.fromkeys(("sft", "rlff", "human", "human_elsewhere"), row),
+        "judge": {"name": "a judge", "hash": "abc"},
+        "comparisons": [{**compared, "unparsed": 0}],
+        "notes": [],
+    }
+    print_quality(summary, tmp_path)
+    shown = capsys.readouterr().out
+    assert "\u2026" not in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["BLEU-2", *["12.3"] * 4] in lines
+    assert ["identification", *["3.25"] * 4] in lines
+    assert ["rlff", "against", "human", "0.625", "31", "3", "2", "17", "0"] in lines

@@ -143,7 +143,7 @@
 
   function branch(one, isBest) {
     const figure = one.value ?? one.advantage;
-    const error = one.error ? ` \u00b1 ${one.error.toFixed(2)}` : "";
+    const error = one.error ? `\u00a0\u00b1\u00a0${one.error.toFixed(2)}` : "";
     const name = one.value !== undefined ? `reward${error}`
       : one.advantage !== undefined ? "advantage" : "";
     const node = make("section", isBest ? "branch best" : "branch", make("header", "",
