@@ -14,6 +14,7 @@ undisturbed collection.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,8 @@ def main() -> int:
     parser.add_argument("--away", type=float, default=30.0, help="seconds before it starts again")
     parser.add_argument("--model", type=Path, help="a trained pocket model; default: train one")
     options = parser.parse_args()
+    # So that the end of a time limit ends the server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = options.model or train_pocket(folder / "warm_start", num_steps=60, hidden_size=64)
@@ -64,21 +67,24 @@ def disturbed(
     name = "defaults" if patience_s is None else "impatient"
     began = time.monotonic()
     run = begun(folder, server.url, name, options.contexts, patience_s)
-    while not any((folder / name / "futures").glob("part-*.parquet")):
-        if run.poll() is not None:
-            raise SystemExit("the collection ended before its first part")
-        time.sleep(0.1)
-    server.kill()
-    killed = time.monotonic()
-    if patience_s is not None:
-        # Nobody is there to answer: it ends by itself.
-        finished(run)
-    else:
-        time.sleep(options.away)
-    server.start()
-    away_s = time.monotonic() - killed
-    if patience_s is None:
-        finished(run)
+    try:
+        while not any((folder / name / "futures").glob("part-*.parquet")):
+            if run.poll() is not None:
+                raise SystemExit("the collection ended before its first part")
+            time.sleep(0.1)
+        server.kill()
+        killed = time.monotonic()
+        if patience_s is not None:
+            # Nobody is there to answer: it ends by itself.
+            finished(run)
+        else:
+            time.sleep(options.away)
+        server.start()
+        away_s = time.monotonic() - killed
+        if patience_s is None:
+            finished(run)
+    finally:
+        run.kill()
     rows, given_up = table(folder / name, options.contexts)
     found = {"away_s": round(away_s, 1), "kept": outcome(rows, given_up)}
     if given_up:
@@ -121,7 +127,10 @@ def begun(
 
 def finished(run: subprocess.Popen[str]) -> None:
     """Wait for its end, and show what it said."""
-    said, _ = run.communicate()
+    try:
+        said, _ = run.communicate()
+    finally:
+        run.kill()
     if run.returncode:
         raise SystemExit(f"the collection failed\n{said}")
     sys.stderr.write(said)
