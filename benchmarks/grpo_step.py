@@ -23,7 +23,7 @@ from grpo_sides import task as task_file
 from grpo_sides.task import Task
 
 HERE = Path(__file__).resolve()
-MICRO_BATCHES = (4, 8, 16)
+MICRO_BATCHES = (4, 8, 16, 32)
 """What TRL may choose from."""
 
 

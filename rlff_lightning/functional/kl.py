@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.masked import masked_sum
+from rlff_lightning.functional.ratios import MAX_LOG_RATIO
 
 KLEstimator = Literal["k1", "k2", "k3"]
 """Which estimate: unbiased and signed, squared, or unbiased and never negative."""
@@ -54,7 +55,7 @@ def k2(logps: Tensor, ref_logps: Tensor) -> Tensor:
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """Estimate the KL without bias and never below 0.
 
-    k3 = exp(d) - 1 - d
+    k3 = exp(d) - 1 - d, with d taken as ``MAX_LOG_RATIO`` at most, as in every ratio
 
     Args:
         logps: Log-probabilities under the policy, any shape, nats.
@@ -66,7 +67,7 @@ def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     Source: Schulman 2020, "Approximating KL Divergence", joschu.net/blog/kl-approx.html;
     Shao et al. 2024, arXiv:2402.03300, eq. 4.
     """
-    difference = ref_logps - logps
+    difference = (ref_logps - logps).clamp(max=MAX_LOG_RATIO)
     # exp(d) - 1 loses all digits in float32 once |d| < 1e-4, where a fresh policy lives.
     return torch.expm1(difference) - difference
 

@@ -41,6 +41,7 @@ def token_logps(
     temperature: float = 1.0,
     chunk_size: int | None = None,
     bias: Tensor | None = None,
+    num_rows: int = 0,
 ) -> TokenStats:
     """Score tokens by the hidden states that predict them.
 
@@ -59,18 +60,22 @@ def token_logps(
         chunk_size: Rows whose logits exist at a time; by default as many as fill 32 MiB on a
             CPU and 256 MiB elsewhere.
         bias: The output head's bias, ``(V,)``.
+        num_rows: Rows of all calls whose results one backward pass goes through, if there are
+            more calls than this: only if all of them are one chunk are logits kept for backward.
 
     Returns:
         Log-probabilities and entropies, ``(N,)``.
 
     Raises:
-        UserError: If the temperature is not above 0 or the shapes do not fit.
+        UserError: If the temperature is not above 0, the chunk is empty or the shapes do not fit.
 
     Source: Wijmans et al. 2024, arXiv:2411.09009 (logits need not exist); the entropy's gradient,
     dH/dz_v = -p_v (log p_v + H), follows from its definition.
     """
     if not temperature > 0:
         raise UserError(f"token_logps.temperature must be above 0, got {temperature!r}")
+    if chunk_size is not None and chunk_size < 1:
+        raise UserError(f"token_logps.chunk_size must be at least 1, got {chunk_size!r}")
     if hidden.shape != (len(token_ids), output_weight.shape[1]):
         raise UserError(
             f"token_logps.hidden must be (N, H) = ({len(token_ids)}, {output_weight.shape[1]}), "
@@ -89,6 +94,7 @@ def token_logps(
         token_ids,
         1 / temperature,
         rows,
+        0 < len(hidden) <= rows and num_rows <= rows,
     )
     return TokenStats(logps, entropy)
 
@@ -126,6 +132,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         token_ids: Tensor,
         scale: float,
         rows: int,
+        is_kept: bool,
     ) -> tuple[Tensor, Tensor]:
         logps = hidden.new_empty(len(hidden), dtype=_softmax_dtype(hidden.dtype))
         entropy, normalisers = torch.empty_like(logps), torch.empty_like(logps)
@@ -140,7 +147,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             probs = torch.exp(log_probs, out=logits)
             entropy[chunk] = -torch.linalg.vecdot(probs, log_probs)
         # A single chunk stays within the bound that chunks are for: it need not be computed again.
-        kept = space.spare(slice(None)) if 0 < len(hidden) <= rows else None
+        kept = space.spare(slice(None)) if is_kept else None
         ctx.save_for_backward(hidden, weight, bias, token_ids, normalisers, entropy, kept)
         ctx.scale, ctx.rows = scale, rows
         ctx.set_materialize_grads(False)
@@ -182,6 +189,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight.dtype),
             None if bias_grad is None else bias_grad.to(weight.dtype),
+            None,
             None,
             None,
             None,

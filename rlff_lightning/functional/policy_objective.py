@@ -77,7 +77,7 @@ class PolicyObjective(ABC):
         owner = type(self).__name__
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and value < 0:
+            if isinstance(value, int | float) and not value >= 0:
                 raise UserError(f"{owner}.{field.name} must be at least 0, got {value!r}")
         if self.aggregation == "constant" and not self.max_tokens:
             raise UserError(
@@ -89,6 +89,11 @@ class PolicyObjective(ABC):
                 f"{owner}.mismatch_range must be (low, high) with low < high, "
                 f"got {self.mismatch_range!r}"
             )
+
+    @property
+    def corrects_mismatch(self) -> bool:
+        """Completions of slightly other weights than the trainer's are weighted or left out."""
+        return self.mismatch_cap is not None or self.mismatch_range is not None
 
     @abstractmethod
     def surrogate(

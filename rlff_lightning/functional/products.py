@@ -92,7 +92,12 @@ class _Linear(torch.autograd.Function):
 
 def _is_faster_by_onednn(rows: Tensor, columns: Tensor) -> bool:
     return (
-        rows.device.type == columns.device.type == "cpu"
+        # Subclasses, compilers and function transforms see through torch's own operations alone.
+        type(rows) is Tensor
+        and type(columns) in (Tensor, nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and rows.device.type == columns.device.type == "cpu"
         and rows.dtype == columns.dtype == torch.float32
         and rows.numel() * len(columns) >= _MIN_MULTIPLY_ADDS
         and not torch.is_autocast_enabled("cpu")

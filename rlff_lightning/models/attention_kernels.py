@@ -232,17 +232,25 @@ def _backward_calls(own: slice, seen: slice, *, is_causal: bool) -> Iterator[Cal
         yield some, slice(first, last), True
 
 
+def has_kernel(device: str, dtype: torch.dtype, width: int) -> bool:
+    """Tell whether attention runs without a matrix of scores.
+
+    Args:
+        device: Type of device that computes, e.g. ``cuda``.
+        dtype: Of queries, keys and values.
+        width: Of a head, D.
+    """
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    return device == "cpu" or (device == "cuda" and is_half and width % 8 == 0 and width <= 256)
+
+
 def _has_cpu_kernel(query: Tensor) -> bool:
     return query.device.type == "cpu"
 
 
 def _has_cuda_kernel(query: Tensor) -> bool:
-    return (
-        query.device.type == "cuda"
-        and query.dtype in (torch.float16, torch.bfloat16)
-        and query.shape[-1] % 8 == 0
-        and query.shape[-1] <= 256
-    )
+    device = query.device.type
+    return device == "cuda" and has_kernel(device, query.dtype, query.shape[-1])
 
 
 def _tokens_first(row: Tensor) -> Tensor:

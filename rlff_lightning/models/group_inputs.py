@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.models.attention_kernels import has_kernel
 from rlff_lightning.models.output_head import transformers_model
 from rlff_lightning.models.prefix_sharing import pack_groups, use_prefix_attention, why_not_shared
 from rlff_lightning.models.sharing_cost import is_sharing_cheaper
@@ -55,6 +56,9 @@ def group_inputs(
     if sharing == "padded":
         return _padded(*groups, with_last_token=with_last_token)
     obstacle = why_not_shared(model)
+    device = prompt_ids.device.type
+    if sharing == "auto" and not obstacle and not _has_kernel(model, device):
+        obstacle = f"no attention kernel on {device} for this type"
     if obstacle and sharing == "shared":
         raise UserError(f"sharing must be 'padded' or 'auto' for this model: {obstacle}")
     if obstacle:
@@ -65,11 +69,19 @@ def group_inputs(
         packed.layout,
         num_rows=len(completion_ids),
         width=prompt_ids.shape[1] + completion_ids.shape[1],
-        device=prompt_ids.device.type,
+        device=device,
     ):
         return _padded(*groups, with_last_token=with_last_token)
     use_prefix_attention(model)
     return GroupInputs(packed.model_inputs(), packed.predictors, packed.last)
+
+
+def _has_kernel(model: nn.Module, device: str) -> bool:
+    base = transformers_model(model)
+    config = base.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    is_cast = torch.is_autocast_enabled(device)
+    return has_kernel(device, torch.get_autocast_dtype(device) if is_cast else base.dtype, width)
 
 
 def _padded(

@@ -53,7 +53,8 @@ def group_logps(
     groups = prompt_ids, prompt_mask, completion_ids, completion_mask
     check_groups(*groups)
     head = output_head(model)
-    settings = _Settings(temperature, sharing, with_entropy, chunk_size)
+    num_tokens = int(completion_mask.sum())
+    settings = _Settings(temperature, sharing, with_entropy, chunk_size, num_tokens)
     stats = [_one_pass(model, head, settings, *part) for part in _passes(model, *groups)]
     logps, entropy = torch.cat(stats, dim=1)
     return TokenStats(_spread(logps, completion_mask), _spread(entropy, completion_mask))
@@ -64,6 +65,8 @@ class _Settings(NamedTuple):
     sharing: Sharing
     with_entropy: bool
     chunk_size: int | None
+    num_tokens: int
+    """Completion tokens of all passes."""
 
 
 def _passes(model: nn.Module, *groups: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -106,6 +109,7 @@ def _one_pass(
             temperature=settings.temperature,
             chunk_size=settings.chunk_size,
             bias=head.bias,
+            num_rows=settings.num_tokens,
         )
         entropy = stats.entropy if settings.with_entropy else stats.entropy.detach()
         return torch.stack([stats.logps, entropy])

@@ -12,6 +12,9 @@ from rlff_lightning.models.attention_kernels import Stretches
 from rlff_lightning.models.output_head import transformers_model
 from rlff_lightning.models.prefix_attention import PREFIX_ATTENTION, PrefixLayout
 
+_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+"""How configurations name the dropout of attention probabilities."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedGroups:
@@ -125,8 +128,11 @@ def why_not_shared(model: nn.Module) -> str | None:
         return f"layers of kind {sorted(kinds - {'full_attention'})}"
     if not kinds and getattr(config, "sliding_window", None):
         return "sliding-window attention"
-    if model.training and getattr(config, "attention_dropout", None):
-        return f"attention_dropout {config.attention_dropout}"
+    dropouts = [name for name in _DROPOUTS if getattr(config, name, None)]
+    if model.training and dropouts:
+        return f"{dropouts[0]} {getattr(config, dropouts[0])}"
+    if getattr(config, "v_head_dim", None) not in (None, getattr(config, "qk_head_dim", None)):
+        return f"values of another width, {config.v_head_dim}, than keys"
     if not base._supports_attention_backend:
         return f"{type(base).__name__} does not take an attention function"
     return None

@@ -28,7 +28,9 @@ def is_sharing_cheaper(
         device: Type of device that computes, e.g. ``cpu``.
     """
     hidden: int = config.hidden_size
-    per_token: int = hidden * (4 * hidden + 3 * config.intermediate_size)
+    # Named otherwise, or not at all, it is about this in every decoder.
+    inner: int = getattr(config, "intermediate_size", None) or 4 * hidden
+    per_token: int = hidden * (4 * hidden + 3 * inner)
     num_tokens = sum(map(_length, layout.sequences))
     num_pairs = sum(_length(span) ** 2 / 2 for span in layout.sequences)
     num_pairs += sum(_length(replies) * _length(prompt) for replies, prompt in layout.groups)

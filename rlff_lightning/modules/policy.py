@@ -11,7 +11,7 @@ from typing_extensions import override
 from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
 from rlff_lightning.engines.base import Engine, Sampling
 from rlff_lightning.engines.sync import AdapterSync, sync_weights, verify_sync
-from rlff_lightning.errors import UserError
+from rlff_lightning.errors import StoppedRun, UserError
 from rlff_lightning.functional.objectives import GRPO
 from rlff_lightning.functional.policy_objective import PolicyObjective
 from rlff_lightning.models.adapters import policy_without_adapter
@@ -33,6 +33,9 @@ from rlff_lightning.seeds import derive_seed, run_seed
 
 PROBE_TOKENS = 32
 """Last tokens of a prompt that prove a sync; of these the last 16 are compared."""
+
+LONG_PROBE_EVERY = 50
+"""Syncs from one proof by whole prompts to the next: faults of positions grow with length."""
 
 
 class PolicyModule(TrainedModule, Learner):
@@ -85,6 +88,11 @@ class PolicyModule(TrainedModule, Learner):
         self.scorers = scorers
         self.objective = objective or GRPO()
         self.rollout = rollout or RolloutSettings()
+        if self.rollout.ahead and not self.objective.corrects_mismatch:
+            raise UserError(
+                "RolloutSettings.ahead must be false where the objective has neither mismatch_cap "
+                "nor mismatch_range: nothing would correct for the staleness"
+            )
         self.settings = chat or ChatSettings()
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
@@ -185,7 +193,15 @@ class PolicyModule(TrainedModule, Learner):
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         reduce = self.trainer.strategy.reduce
-        self.log_dict(self._update.close(lambda sums: reduce(sums, reduce_op="sum")))
+        update = self._update.close(
+            lambda sums: reduce(sums, reduce_op="sum"), lambda peaks: reduce(peaks, reduce_op="max")
+        )
+        if not update["train/policy_loss"].isfinite():
+            raise StoppedRun(
+                f"The loss of step {self.trainer.global_step} is {update['train/policy_loss']:g}: "
+                "nothing was updated; lower the learning rate or the objective's clip bounds"
+            )
+        self.log_dict(update)
         assert self.experience is not None
         self.log_dict(self.experience.report)
         for name, short in (("rollout/reward", "reward"), ("rollout/live_success", "live")):
@@ -243,7 +259,8 @@ class PolicyModule(TrainedModule, Learner):
             self._policy, self.engine, version=iteration, folder=folder, how=self.adapter_sync
         )
         # A stale weight shows at any position: short probes keep the proof cheap.
-        probes = [probe[-PROBE_TOKENS:] for probe in probes]
+        if iteration % LONG_PROBE_EVERY:
+            probes = [probe[-PROBE_TOKENS:] for probe in probes]
         cuts = [max(1, len(probe) - 16) for probe in probes]
         mismatch = verify_sync(
             self._policy,

@@ -11,7 +11,7 @@ from rlff_lightning.functional.policy_objective import ObjectiveTerms, PolicyLos
 from rlff_lightning.rollout.experience import Experience
 
 Reduce = Callable[[Tensor], Tensor]
-"""Adds a tensor up over all ranks."""
+"""Brings a tensor of all ranks together, element by element."""
 
 PER_TOKEN = (
     "train/entropy",
@@ -19,8 +19,13 @@ PER_TOKEN = (
     "train/clipped_low",
     "train/clipped_high",
     "train/capped",
+    "train/ratio",
+    "train/engine_ratio",
 )
 """Means over the update's tokens."""
+
+PEAKS = ("train/ratio_max", "train/engine_ratio_max")
+"""Largest of the update's tokens."""
 
 
 class UpdateReport:
@@ -28,6 +33,7 @@ class UpdateReport:
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor]] = []
+        self._peaks: list[Tensor] = []
         self._seconds = 0.0
         self._started = 0.0
         self.num_tokens = 0.0
@@ -55,6 +61,10 @@ class UpdateReport:
         count, none = mask.sum(), mask.new_zeros((), dtype=torch.float32)
         # Engine against the trainer at rollout: later updates move the policy, not the mismatch.
         gap = (old_logps - batch.sampling_logps).abs()[mask].sum()
+        ratios = terms.surrogate.ratios
+        engine_ratios = torch.ones_like(ratios) if mismatch is None else mismatch.ratios
+        peaks = [torch.where(mask, values, 0.0).amax() for values in (ratios, engine_ratios)]
+        self._peaks.append(torch.stack(peaks).detach().float())
         capped = none if mismatch is None else (mismatch.is_capped & mask).sum()
         dropped = none if mismatch is None else mismatch.is_dropped.sum()
         part = {
@@ -65,17 +75,20 @@ class UpdateReport:
             "train/clipped_low": (terms.surrogate.is_clipped_low & mask).sum(),
             "train/clipped_high": (terms.surrogate.is_clipped_high & mask).sum(),
             "train/capped": capped,
+            "train/ratio": (ratios * mask).sum(),
+            "train/engine_ratio": (engine_ratios * mask).sum(),
             "train/dropped": dropped,
             "tokens": count,
             "sequences": mask.new_tensor(len(mask), dtype=torch.float32),
         }
         self._parts.append({name: value.detach().float() for name, value in part.items()})
 
-    def close(self, reduce: Reduce) -> dict[str, Tensor]:
+    def close(self, reduce: Reduce, reduce_max: Reduce) -> dict[str, Tensor]:
         """End the update.
 
         Args:
             reduce: Adds up over ranks: every rank's part was divided by the whole window.
+            reduce_max: Takes the largest over ranks.
 
         Returns:
             What to log, by log key.
@@ -89,7 +102,9 @@ class UpdateReport:
         for name in PER_TOKEN:
             window[name] = window[name] / tokens.clamp(min=1)
         window["train/dropped"] = window["train/dropped"] / sequences
-        return window
+        peaks = reduce_max(torch.stack(self._peaks).amax(0)).unbind()
+        self._peaks.clear()
+        return window | dict(zip(PEAKS, peaks, strict=True))
 
     def start_clock(self) -> None:
         """A micro-batch begins."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from rlff_lightning.engines.base import Completion
+from rlff_lightning.functional.advantages import flat_group_share
 from rlff_lightning.rollout.reward_signs import reward_signs
 from rlff_lightning.rollout.scorers import Sampled
 
@@ -40,8 +41,9 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
         totals = [total + value for total, value in zip(totals, values, strict=True)]
         report[f"rollout/reward/{name}"] = torch.cat(values).mean().item()
         report[f"rollout/reward_std/{name}"] = torch.cat(values).std().item()
-    report["rollout/reward"] = torch.cat(totals).mean().item()
-    flat = [total.std() < 1e-6 for total in totals]
-    report["rollout/flat_groups"] = sum(bool(is_flat) for is_flat in flat) / len(flat)
+    rewards = torch.cat(totals)
+    report["rollout/reward"] = rewards.mean().item()
+    report["rollout/reward_std"] = rewards.std().item()
+    report["rollout/flat_groups"] = flat_group_share(rewards, len(totals[0])).item()
     signs = reward_signs([group.samples for group in groups], [group.rewards for group in groups])
     return report | signs

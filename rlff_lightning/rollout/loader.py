@@ -10,9 +10,10 @@ from torch import Tensor
 from rlff_lightning.dialogue.chat import ChatFormat
 from rlff_lightning.dialogue.reply_format import parse_reply
 from rlff_lightning.engines.base import Engine
-from rlff_lightning.errors import UserError
+from rlff_lightning.errors import StoppedRun, UserError
 from rlff_lightning.functional.advantages import group_advantages
 from rlff_lightning.functional.kl import sequence_kl
+from rlff_lightning.rollout.across_ranks import across_ranks
 from rlff_lightning.rollout.batching import balanced_parts
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience, collate
@@ -104,7 +105,7 @@ class ExperienceLoader:
         clock = _Clock()
         groups = self._grouped(rollout)
         samples = [sample for group in groups for sample in group.samples]
-        scores = {scorer.name: scorer.weight * scorer.score(samples) for scorer in self.scorers}
+        scores = {scorer.name: self._scored(scorer, samples) for scorer in self.scorers}
         report = rollout.report
         report |= self.contexts.observe([[s.reply for s in group.samples] for group in groups])
         for scorer in self.scorers:
@@ -131,7 +132,7 @@ class ExperienceLoader:
             for i, group in enumerate(groups)
         ]
         clock.lap("time/reference")
-        self.report = report | describe(self.groups) | clock.times
+        self.report = across_ranks(report | describe(self.groups) | clock.times)
         self.iteration += 1
         return batches
 
@@ -155,6 +156,17 @@ class ExperienceLoader:
             ]
             groups.append(Group(prompt, completions, samples, rewards={}, advantages=[]))
         return groups
+
+    def _scored(self, scorer: Scorer, samples: Sequence[Sampled]) -> Tensor:
+        """Score all completions, ``(B,)``; what is no number would destroy the policy."""
+        scores = scorer.weight * scorer.score(samples)
+        num_wrong = int((~scores.isfinite()).sum())
+        if num_wrong:
+            raise StoppedRun(
+                f"Scorer {scorer.name} gave {num_wrong} of {len(samples)} completions of iteration "
+                f"{self.iteration} a reward that is not finite"
+            )
+        return scores
 
     def _parts(self, groups: Sequence[Group]) -> list[tuple[list[int], Tensor]]:
         """Spread groups over updates and micro-batches of about equally many tokens.
@@ -219,7 +231,12 @@ class ExperienceLoader:
             {name: value.cpu() for name, value in batch._asdict().items() if value is not None}
             for batch in self._buffer
         ]
-        own = {"iteration": self.iteration, "given": self._given, "buffer": buffer}
+        own = {
+            "iteration": self.iteration,
+            "given": self._given,
+            "buffer": buffer,
+            "report": self.report,
+        }
         return {"ranks": of_all_ranks(own | self.sampler.state_dict())}
 
     def load_state_dict(self, states: dict[str, Any]) -> None:
@@ -238,6 +255,7 @@ class ExperienceLoader:
         optional: dict[str, Any] = {"old_logps": None, "ref_logps": None}
         self.iteration, self._given = state["iteration"], state["given"]
         self._buffer = [Experience(**{**optional, **fields}) for fields in state["buffer"]]
+        self.report = state.get("report", {})
         self.sampler.load_state_dict(state)
 
 

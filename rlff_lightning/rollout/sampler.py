@@ -6,6 +6,7 @@ of the weights that sampled them, so that the objective's mismatch weights corre
 the staleness and the engine.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from rlff_lightning.dialogue.chat import ChatFormat
 from rlff_lightning.engines.base import Completion, Engine, Sampling
-from rlff_lightning.errors import UserError
+from rlff_lightning.errors import StoppedRun, UserError
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.learner import Learner
 from rlff_lightning.rollout.settings import RolloutSettings
@@ -119,6 +120,7 @@ class RolloutSampler:
             "seed": self.seed,
             "contexts": self._pending.before if self._pending else self.contexts.state_dict(),
             "ahead": ahead,
+            "ahead_report": self._pending.report if self._pending else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,7 +133,8 @@ class RolloutSampler:
         contexts, prompts, before = self._take_contexts()
         completions: Future[list[Completion]] = Future()
         completions.set_result([_completion(fields) for fields in state["ahead"]])
-        self._pending = _Pending(contexts, prompts, completions, {}, before, staleness=1)
+        report = state.get("ahead_report", {})
+        self._pending = _Pending(contexts, prompts, completions, report, before, staleness=1)
 
     def restart(self, number: int) -> None:
         """Begin the rollout ``number`` with streams of contexts that no process had before."""
@@ -168,7 +171,14 @@ class RolloutSampler:
         sampling = Sampling(
             temperature=self.settings.temperature, max_tokens=self.settings.max_tokens
         )
-        return self.engine.generate(prompts, sampling, seeds)
+        completions = self.engine.generate(prompts, sampling, seeds)
+        num_wrong = sum(not math.isfinite(sum(c.logps)) for c in completions)
+        if num_wrong:
+            raise StoppedRun(
+                f"The engine's log-probabilities of {num_wrong} of {len(completions)} completions "
+                "are not finite"
+            )
+        return completions
 
 
 def _plain(completion: Completion) -> dict[str, Any]:

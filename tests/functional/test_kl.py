@@ -70,3 +70,12 @@ def test_sequence_kl_adds_up_the_counted_tokens() -> None:
 def test_an_unknown_estimator_is_refused() -> None:
     with pytest.raises(UserError, match="'k1', 'k2' or 'k3', got 'k4'"):
         approx_kl(torch.zeros(1), torch.zeros(1), "k4")  # type: ignore[arg-type]
+
+
+def test_k3_stays_finite_where_the_reference_is_far_above_the_policy() -> None:
+    logps = torch.tensor([-200.0, -1.0], requires_grad=True)
+    value = k3(logps, torch.tensor([-1.0, -1.0]))
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert logps.grad is not None
+    assert logps.grad.isfinite().all()

@@ -116,3 +116,12 @@ def test_a_models_linear_layers_turn_and_keep_their_weights() -> None:
     assert isinstance(model[2][0], CPULinear)
     assert model.state_dict().keys() == before.keys()
     torch.testing.assert_close(model(rows), expected)
+
+
+@needs_avx512
+@pytest.mark.usefixtures("any_size")
+def test_function_transforms_see_torchs_own_linear(calls: list[int]) -> None:
+    weight, rows = torch.randn(6, 8), torch.randn(9, 8)
+    gradient = torch.func.grad(lambda own: linear(rows, own).sum())(weight)
+    assert not calls
+    torch.testing.assert_close(gradient, rows.sum(0).expand(6, 8))

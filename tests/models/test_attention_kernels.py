@@ -11,6 +11,7 @@ from rlff_lightning.models.attention_kernels import (
     attend_backward,
     attend_stretches,
     attend_stretches_backward,
+    has_kernel,
 )
 
 
@@ -90,3 +91,20 @@ def test_long_stretches_have_the_gradients_of_softmax_attention(is_causal: bool)
         found = attend_stretches_backward(grad, *inputs, out, lse, stretches, scale=0.5)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "expected"),
+    [
+        ("cpu", torch.float64, 33, True),
+        ("cuda", torch.bfloat16, 128, True),
+        ("cuda", torch.float16, 256, True),
+        ("cuda", torch.float32, 128, False),
+        ("cuda", torch.bfloat16, 260, False),
+        ("cuda", torch.bfloat16, 260 - 7, False),
+    ],
+)
+def test_a_gpu_has_a_kernel_for_half_precision_alone(
+    device: str, dtype: torch.dtype, width: int, expected: bool
+) -> None:
+    assert has_kernel(device, dtype, width) is expected

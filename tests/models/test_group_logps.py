@@ -2,7 +2,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.group_logps import group_logps
@@ -132,3 +139,43 @@ def test_models_that_change_their_logits_are_refused():
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(UserError, match="final_logit_softcapping"):
         group_logps(model, *rows(PROMPTS, "left"), *rows(COMPLETIONS, "right"))
+
+
+def kept_logits(chunk_size: int) -> int:
+    """Count the numbers, as wide as the vocabulary, that wait for backward."""
+    sizes = []
+    model = tiny().requires_grad_(True)
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 2 and tensor.shape[1] == SIZES["vocab_size"]:
+            sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        group_logps(
+            model, *rows(PROMPTS, "left"), *rows(COMPLETIONS, "right"), chunk_size=chunk_size
+        )
+    return sum(sizes)
+
+
+def test_logits_are_kept_for_backward_only_if_those_of_all_passes_are_one_chunk(passes: str):
+    num_tokens = sum(map(len, COMPLETIONS))
+    assert kept_logits(num_tokens) == num_tokens * SIZES["vocab_size"]
+    # Each of the three passes alone would still be a single chunk.
+    assert kept_logits(num_tokens - 1) == 0
+
+
+def test_decoders_of_other_families_are_scored_as_their_own_logits_say():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=31, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    model = GPT2LMHeadModel(config)
+    groups = *rows(PROMPTS, "left"), *rows(COMPLETIONS, "right")
+    model.eval()
+    stats = group_logps(model, *groups)
+    for row, (expected, _) in zip(stats.logps, one_by_one(model, 1.0), strict=True):
+        torch.testing.assert_close(row[: len(expected)].double(), expected, atol=1e-5, rtol=1e-5)
+    # Trained with dropout between tokens, prompts and replies cannot be taken apart.
+    model.train()
+    group_logps(model, *groups)
+    with pytest.raises(UserError, match=r"attn_pdrop 0\.1"):
+        group_logps(model, *groups, sharing="shared")

@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from rlff_lightning.engines.sync import Mismatch
+from rlff_lightning.errors import StoppedRun, UserError
 from rlff_lightning.functional.objectives import GRPO
 from rlff_lightning.models.backbone import Backbone, LoraSettings
 from rlff_lightning.modules.policy import PolicyModule
@@ -175,3 +177,52 @@ def test_an_update_logs_its_phases_its_speed_and_what_was_clipped(
     assert logged["train/dropped"] == 1
     assert logged["train/capped"] == 0
     assert {"rollout/flat_groups", "rollout/length", "rollout/truncated"} <= logged.keys()
+
+
+def test_staleness_that_nothing_corrects_is_refused(
+    tiny_policy: Callable[..., PolicyModule],
+) -> None:
+    with pytest.raises(UserError, match=r"ahead must be false .* nothing would correct"):
+        tiny_policy(rollout={"ahead": True}, objective=GRPO(mismatch_cap=None))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_move(
+    tiny_policy: Callable[..., PolicyModule],
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = tiny_policy(objective=GRPO())
+    before = Backbone(module.backbone.model_name_or_path).build().state_dict()
+    found = PolicyModule._logps
+
+    def broken(self: PolicyModule, *args: Any, **settings: Any) -> Any:
+        stats = found(self, *args, **settings)
+        return stats._replace(logps=stats.logps * torch.nan)
+
+    monkeypatch.setattr(PolicyModule, "_logps", broken)
+    with pytest.raises(StoppedRun, match="The loss of step 0 is nan: nothing was updated"):
+        fit(module, tmp_path, quiet_trainer, max_steps=1)
+    assert module.model is not None
+    for name, weight in module.model.state_dict().items():
+        assert weight.equal(before[name])
+
+
+def test_a_sync_is_proved_by_whole_prompts_now_and_then(
+    tiny_policy: Callable[..., PolicyModule],
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rlff_lightning.modules.policy.LONG_PROBE_EVERY", 2)
+    monkeypatch.setattr("rlff_lightning.modules.policy.PROBE_TOKENS", 20)
+    lengths = []
+
+    def proved(model: Any, engine: Any, prompts: Any, completions: Any, **_: Any) -> Mismatch:
+        lengths.append([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)])
+        return Mismatch(0.0, 0.0)
+
+    monkeypatch.setattr("rlff_lightning.modules.policy.verify_sync", proved)
+    module = tiny_policy(rollout={"updates": 1})
+    fit(module, tmp_path, quiet_trainer, max_steps=3)
+    assert [max(found) > 20 for found in lengths] == [True, False, True]

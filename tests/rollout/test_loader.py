@@ -1,5 +1,6 @@
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from torch import Tensor
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.dialogue.chat import ChatFormat
 from rlff_lightning.engines.transformers import TransformersEngine
-from rlff_lightning.errors import UserError
+from rlff_lightning.errors import StoppedRun, UserError
 from rlff_lightning.models.backbone import Backbone
+from rlff_lightning.rollout.across_ranks import across_ranks
 from rlff_lightning.rollout.contexts import LiveConversations
 from rlff_lightning.rollout.experience import Experience
 from rlff_lightning.rollout.group import Group
@@ -307,3 +309,74 @@ def test_sizes_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=line):
         loader_of(engine, num_parts=num_parts, **settings)
+
+
+class BrokenScorer(LengthScorer):
+    """Has no number for the second completion."""
+
+    def score(self, samples: Sequence[Sampled]) -> Tensor:
+        scores = super().score(samples)
+        scores[1] = torch.nan
+        return scores
+
+
+def test_a_reward_that_is_no_number_stops_the_run_and_names_its_scorer(
+    engine: TransformersEngine,
+) -> None:
+    loader = loader_of(engine)
+    loader.scorers = [BrokenScorer()]
+    with pytest.raises(StoppedRun, match="length gave 1 of 12 completions of iteration 0"):
+        next(iter(loader))
+
+
+def test_log_probabilities_of_the_engine_that_are_no_numbers_stop_the_run(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = engine.generate
+
+    def broken(*args: Any) -> Any:
+        first, *rest = sample(*args)
+        return [replace(first, logps=(torch.nan, *first.logps[1:])), *rest]
+
+    loader = loader_of(engine)
+    monkeypatch.setattr(engine, "generate", broken)
+    with pytest.raises(StoppedRun, match="1 of 12 completions are not finite"):
+        next(iter(loader))
+
+
+def test_what_an_iteration_has_to_log_outlasts_a_stop_in_its_middle(
+    engine: TransformersEngine,
+) -> None:
+    loader = loader_of(engine, updates=2)
+    next(iter(loader))
+    resumed = loader_of(engine, updates=2)
+    resumed.load_state_dict(loader.state_dict())
+    next(iter(resumed))
+    assert resumed.report == loader.report
+    assert "rollout/reward" in resumed.report
+
+
+def test_reports_of_all_processes_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rewards = torch.randn(2, 500, generator=torch.Generator().manual_seed(0)) + torch.tensor(
+        [[0.0], [3.0]]
+    )
+    reports = [
+        {
+            "rollout/reward": own.mean().item(),
+            "rollout/reward_std": own.std().item(),
+            "rollout/reward/format": own.mean().item() / 2,
+            "rollout/reward_std/format": own.std().item() / 2,
+            "rollout/tokens": 10.0 + i,
+            "rollout/truncated": 0.2 * i,
+            "time/generate": 1.0 + i,
+        }
+        for i, own in enumerate(rewards)
+    ]
+    monkeypatch.setattr("rlff_lightning.rollout.across_ranks.of_all_ranks", lambda _: reports)
+    found = across_ranks(reports[0])
+    assert found["rollout/reward"] == pytest.approx(rewards.mean().item())
+    assert found["rollout/reward_std"] == pytest.approx(rewards.std().item(), rel=2e-3)
+    assert found["rollout/reward_std/format"] == pytest.approx(rewards.std().item() / 2, rel=2e-3)
+    assert found["rollout/tokens"] == 21
+    assert found["rollout/truncated"] == pytest.approx(0.1)
+    assert found["time/generate"] == 2
