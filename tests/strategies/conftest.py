@@ -28,9 +28,9 @@ SHARDED = [
     "policy-qlora",
 ]
 IN_DDP = ["supervised-lora-clip", "policy-full-clip"]
-LOW = ["supervised-bf16", "supervised-full-mixed"]
-"""In bfloat16: the weights, or the arithmetic alone."""
-LOW_POLICIES = ["fsdp2:policy-lora-mixed", "ddp:policy-bf16"]
+LOW = {"supervised-bf16": "fsdp2", "supervised-full-mixed": "ddp"}
+"""In bfloat16, the weights or the arithmetic alone, and by what; policies the other way round."""
+LOW_POLICIES = ["fsdp2:policy-lora-mixed-few", "ddp:policy-bf16-few"]
 MIDDLE = "checkpoints/step=5.ckpt"
 """Of a policy, in the middle of an iteration."""
 
@@ -43,7 +43,7 @@ def run_of_two(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[f"{strategy}/{name}" for strategy in ("fsdp2", "ddp") for name in LOW])
+@pytest.fixture(params=[f"{strategy}/{name}" for name, strategy in LOW.items()])
 def low_run_of_two(request: pytest.FixtureRequest) -> str:
     """A bfloat16 run of two processes, of which one process made the like."""
     return str(request.param)
@@ -69,8 +69,9 @@ def made(
         alone.train(folder, f"one:{name}")
     in_two_processes(
         folder,
-        *(f"fsdp2:{name}" for name in [*SHARDED, *LOW]),
-        *(f"ddp:{name}" for name in [*IN_DDP, *LOW]),
+        *(f"fsdp2:{name}" for name in SHARDED),
+        *(f"ddp:{name}" for name in IN_DDP),
+        *(f"{strategy}:{name}" for name, strategy in LOW.items()),
         *LOW_POLICIES,
         f"fsdp2:policy-lora=again@fsdp2/policy-lora/{MIDDLE}",
         f"fsdp2:supervised-full-parts=from_one@one/supervised-full-parts/{MIDDLE}",

@@ -202,8 +202,8 @@ def train(folder: Path, order: str) -> None:
 
     Args:
         folder: Holds ``model`` and ``futures``; takes ``STRATEGY/SAVED_AS``.
-        order: See the module. Options are ``clip``, ``parts`` (two micro-batches an update) and
-            ``mixed`` (``precision: bf16-mixed``).
+        order: See the module. Options are ``clip``, ``parts`` (two micro-batches an update),
+            ``mixed`` (``precision: bf16-mixed``) and ``few`` (four steps).
     """
     order, _, checkpoint = order.partition("@")
     strategy, _, name = order.partition(":")
@@ -223,7 +223,7 @@ def train(folder: Path, order: str) -> None:
         devices=WORLD,
         accelerator="cpu",
         precision="bf16-mixed" if "mixed" in options else "32-true",
-        max_steps=STEPS,
+        max_steps=4 if "few" in options else STEPS,
         accumulate_grad_batches=parts,
         gradient_clip_val=0.05 if "clip" in options else None,
         callbacks=[steps, writer],

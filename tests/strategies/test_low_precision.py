@@ -49,7 +49,7 @@ def test_weights_have_their_type_and_rotary_frequencies_are_exact(
     torch.testing.assert_close(frequencies.double(), 10000.0 ** (-places / 32), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("run", ["fsdp2/policy-lora-mixed", "ddp/policy-bf16"])
+@pytest.mark.parametrize("run", ["fsdp2/policy-lora-mixed-few", "ddp/policy-bf16-few"])
 def test_a_policy_begins_at_its_reference_and_leaves_it(made: Path, run: str) -> None:
     # Log-probabilities at rollout, the reference's and the step's are rounded alike: a part that
     # was computed in another precision would show as a KL of 1e-6 and more.

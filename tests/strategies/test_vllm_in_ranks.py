@@ -59,16 +59,16 @@ def test_a_folder_of_shards_exports_as_the_finished_policy(made: Path, tmp_path:
     assert max(abs(a - b) for a, b in zip(before, trained, strict=True)) > 1e-2
     shards = home / "checkpoints" / "last.ckpt"
     assert shards.is_symlink()
-    for words in ([], ["--merged"]):
-        output = tmp_path / f"exported{len(words)}"
-        assert export([str(shards), "--output", str(output), *words]) == 0
-        assert logps_of(Backbone(str(output)).build()) == pytest.approx(trained, abs=2e-5)
-        engine = VLLMEngine(str(output), max_model_len=64, kv_cache_gib=0.03, enable_lora=not words)
-        rows = engine.logps(PROMPTS, COMPLETIONS)
-        engine.close()
-        assert [v for row in rows for v in row] == pytest.approx(trained, abs=2e-5)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "exported1")
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    assert export([str(shards), "--output", str(adapter)]) == 0
+    assert logps_of(Backbone(str(adapter)).build()) == pytest.approx(trained, abs=2e-5)
+    assert export([str(shards), "--output", str(merged), "--merged"]) == 0
+    plain = AutoModelForCausalLM.from_pretrained(merged)
     assert logps_of(plain) == pytest.approx(trained, abs=2e-5)
+    engine = VLLMEngine(str(merged), max_model_len=64, kv_cache_gib=0.03)
+    rows = engine.logps(PROMPTS, COMPLETIONS)
+    engine.close()
+    assert [v for row in rows for v in row] == pytest.approx(trained, abs=2e-5)
 
 
 def test_shards_of_all_weights_export_bit_by_bit_and_damaged_ones_are_told_in_one_line(
