@@ -69,7 +69,6 @@ class PoolSession:
             return servers()
 
         self.servers = self._thread.run(made())
-        self.on_each(_nothing)
         self.refresh()
 
     @property
@@ -110,7 +109,13 @@ class PoolSession:
         self._thread.run(self._on_each(act))
 
     def refresh(self) -> None:
-        """Check all servers after what they should serve has changed; wait for one."""
+        """Meet servers that are new, check all after what they should serve has changed.
+
+        Raises:
+            StoppedRun: If none is in service in time.
+            UserError: If a new one cannot be used.
+        """
+        self.on_each(_nothing)
         self._thread.run(self._wait_for_one())
 
     def close(self, last: Callable[[PoolServer], Awaitable[None]]) -> None:

@@ -1,7 +1,10 @@
 import json
+import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -15,6 +18,8 @@ from transformers import AutoModelForCausalLM
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.engines.base import Sampling
 from rlff_lightning.engines.pool import ServerPoolEngine
+from rlff_lightning.engines.pool_server import PoolServer
+from rlff_lightning.engines.pool_session import PoolPatience, PoolSession
 from rlff_lightning.engines.sync import StaleEngineError, sync_weights, verify_sync
 from rlff_lightning.engines.vllm_transfer import check_version, update_calls, write_weights
 from rlff_lightning.errors import StoppedRun, UserError
@@ -153,6 +158,57 @@ def test_mistakes_about_servers_are_one_line(
         pool_of(pocket_folder, pool_servers).load_weights(model.named_parameters())
     with pytest.raises(UserError, match=r"tried with 0\.32\.0 alone, got 0\.33\.0"):
         check_version("0.33.0", "http://some")
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """An address of its own that leads to a server, once it is bound."""
+
+    daemon_threads = True
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        super().__init__(("127.0.0.1", 0), self._Passing, bind_and_activate=False)
+
+    class _Passing(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", self.server.target)) as server:  # type: ignore[attr-defined]
+                back = threading.Thread(target=self._pass, args=(server, self.request), daemon=True)
+                back.start()
+                self._pass(self.request, server)
+                back.join()
+
+        @staticmethod
+        def _pass(source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+
+def test_a_server_that_comes_late_is_met_at_the_next_sync_by_ranks_that_do_not_sync_themselves(
+    pool_servers: list[Any],
+) -> None:
+    with Relay(pool_servers[1].port) as relay:
+        relay.socket.bind(relay.server_address)
+        late = f"http://127.0.0.1:{relay.socket.getsockname()[1]}/v1"
+        limits = {"api_key": "", "concurrency": 8, "timeout_s": 60.0, "health_timeout_s": 10.0}
+        session = PoolSession(
+            lambda: [PoolServer(url, **limits) for url in (pool_servers[0].url, late)],
+            model="pocket",
+            patience=PoolPatience(max_attempts=2, health_interval_s=0.3, max_outage_s=1.0),
+            offset=0,
+        )
+        assert [server.is_up for server in session.servers] == [True, False]
+        relay.server_activate()
+        threading.Thread(target=relay.serve_forever, daemon=True).start()
+        session.refresh()
+        assert [server.is_up for server in session.servers] == [True, True]
+
+        async def nothing(_: PoolServer) -> None:
+            return
+
+        session.close(nothing)
+        relay.shutdown()
 
 
 class KillMidRollout(Callback):
