@@ -65,14 +65,20 @@ def write_model(task: Task, folder: Path) -> None:
     )
     model.generation_config = GenerationConfig(eos_token_id=task.vocab, pad_token_id=0)
     model.save_pretrained(folder)
-    words = {"<pad>": 0, **{f"w{i}": i for i in range(1, task.vocab)}, "<eos>": task.vocab}
-    vocabulary = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    names = ["<pad>", *(f"w{i}" for i in range(1, task.vocab)), "<eos>"]
+    word_tokenizer(names, unknown="w1").save_pretrained(folder)
+
+
+def word_tokenizer(names: Sequence[str], *, unknown: str) -> PreTrainedTokenizerFast:
+    """Make a tokenizer of one word per token, ``<pad>`` and ``<eos>`` among them."""
+    words = {name: number for number, name in enumerate(names)}
+    vocabulary = Tokenizer(models.WordLevel(words, unk_token=unknown))
     vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=vocabulary, eos_token="<eos>", pad_token="<pad>"
     )
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def prompt_text(task: Task, index: int) -> str:
