@@ -1,7 +1,21 @@
 """Record what TRL's own loss code makes of small fixed tensors, for ``test_trl_losses.py``.
 
-The tests read the JSON and need no TRL. To record again, in an environment of its own:
-``pip install trl==1.16.0 datasets && python tests/golden/record_trl.py``.
+The weights between engine and trainer come from TRL too: it scores a rollout of a fixed engine.
+Of what TRL can make of that mismatch, we have no counterpart to
+
+- ``token_mask``, which drops single tokens: a cap keeps their gradient bounded;
+- ``sequence_truncate`` and, beyond one token, ``sequence_mask``: they bound the product of a
+  sequence's ratios, which leaves its range as sequences get longer, and weigh all its tokens by
+  it; our range is for the geometric mean and drops only, our weights are per token;
+- ``vllm_importance_sampling_clip_min`` of a truncation, which keeps weights from vanishing;
+- ``off_policy_mask_threshold`` as such, which spares good sequences and has no upper bound.
+
+Held against TRL are the cap (``token_truncate``), no correction, and the range: its lower bound by
+``off_policy_mask_threshold`` on bad sequences before the first update, where both cut the
+geometric mean of the same ratio, and both its bounds by ``sequence_mask`` on single tokens.
+
+The tests read the JSON and need no TRL. To record again, in an environment with
+``rlff-lightning[bench]``: ``python tests/golden/record_trl.py``.
 """
 
 import json
@@ -12,6 +26,7 @@ from typing import Any
 
 import torch
 import trl
+from tiny_trainer import score_rollout
 from torch import Tensor
 from trl import GRPOTrainer
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
@@ -27,16 +42,32 @@ DEFAULTS: dict[str, Any] = {
     "epsilon_high": 0.2,
     "delta": None,
     "beta": 0.0,
-    "use_vllm": False,
+    "use_bias_correction_kl": False,
     "entropy_coef": 0.0,
+    "vllm_importance_sampling_correction": False,
+    "vllm_importance_sampling_mode": "token_truncate",
+    "vllm_importance_sampling_clip_min": None,
+    "vllm_importance_sampling_clip_max": 2.0,
+    "off_policy_mask_threshold": None,
+    "case": "ragged",
 }
+MISMATCH = {"vllm_importance_sampling_correction": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "grpo": {},
     "grpo_separate_clips": {"epsilon_low": 0.1, "epsilon_high": 0.4},
     "grpo_delta": {"delta": 1.3},
     "grpo_kl": {"beta": 0.3},
-    "grpo_mismatch": {"use_vllm": True},
-    "grpo_mismatch_kl": {"use_vllm": True, "beta": 0.3},
+    "grpo_mismatch": MISMATCH,
+    "grpo_mismatch_kl": {**MISMATCH, "beta": 0.3},
+    "grpo_mismatch_low_cap": MISMATCH | {"vllm_importance_sampling_clip_max": 1.1},
+    "grpo_mismatch_low_range_kl": {
+        **MISMATCH,
+        "beta": 0.3,
+        "off_policy_mask_threshold": 0.15,
+        "case": "bad_before_update",
+    },
+    "grpo_kl_corrected": {"beta": 0.3, "use_bias_correction_kl": True},
+    "grpo_delta_kl_corrected": {"delta": 1.3, "beta": 0.3, "use_bias_correction_kl": True},
     "dr_grpo": {"loss_type": "dr_grpo"},
     "dr_grpo_kl": {"loss_type": "dr_grpo", "beta": 0.3},
     "bnpo": {"loss_type": "bnpo"},
@@ -45,20 +76,36 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dapo_mismatch_kl": {
         "loss_type": "dapo",
         "epsilon_high": 0.28,
-        "use_vllm": True,
+        **MISMATCH,
         "beta": 0.3,
+    },
+    "dapo_mismatch_range": {
+        **MISMATCH,
+        "loss_type": "dapo",
+        "epsilon_high": 0.28,
+        "vllm_importance_sampling_mode": "sequence_mask",
+        "vllm_importance_sampling_clip_min": 0.5,
+        "vllm_importance_sampling_clip_max": 1.6,
+        "case": "single_tokens",
     },
     "gspo": {"importance_sampling_level": "sequence", "epsilon_low": 0.03, "epsilon_high": 0.04},
     "gspo_kl": {"importance_sampling_level": "sequence", "beta": 0.3},
-    "gspo_mismatch": {"importance_sampling_level": "sequence", "use_vllm": True},
+    "gspo_kl_corrected": {
+        "importance_sampling_level": "sequence",
+        "beta": 0.3,
+        "use_bias_correction_kl": True,
+    },
+    "gspo_mismatch": {"importance_sampling_level": "sequence", **MISMATCH},
     "cispo": {"loss_type": "cispo", "epsilon_high": 1.2},
     "cispo_mismatch_kl": {
         "loss_type": "cispo",
         "epsilon_high": 1.2,
-        "use_vllm": True,
+        **MISMATCH,
         "beta": 0.3,
     },
 }
+ADVANTAGE_REWARDS = [1.0, 0.25, -0.5, 0.5, 2.0, 2.0, 2.0, 2.0, 0.0, 3.0, 0.75, -1.0]
+ADVANTAGE_GROUP = 4
 METRICS = ["kl", "clip_ratio/low_mean", "clip_ratio/high_mean"]
 
 
@@ -86,10 +133,32 @@ def draw() -> dict[str, Tensor]:
         "logps": near(old_logps, 0.4),
         "old_logps": old_logps,
         "ref_logps": near(old_logps, 0.3),
-        "sampling_logps": near(old_logps, 0.6),
+        "sampling_logps": as_float32(near(old_logps, 0.6)),
         "entropy": near(torch.full(shape, 1.5, dtype=torch.float64), 0.2),
         "advantages": torch.tensor([1.2, -0.7, 0.5, -1.1], dtype=torch.float64),
         "loss_mask": torch.arange(shape[1]) < torch.tensor(LENGTHS)[:, None],
+    }
+
+
+def as_float32(logps: Tensor) -> Tensor:
+    """Round to what TRL reads an engine's log-probabilities in."""
+    return logps.to(torch.float32).to(torch.float64)
+
+
+def cases(ragged: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Vary the drawn tensors for what TRL has under conditions only."""
+    return {
+        "ragged": ragged,
+        # The engine surer of its tokens: by their mean the last two rows stay, by their sum one.
+        "bad_before_update": ragged
+        | {
+            "logps": ragged["old_logps"],
+            "sampling_logps": as_float32(ragged["sampling_logps"] + 0.4),
+            "advantages": -ragged["advantages"].abs(),
+        },
+        "single_tokens": {
+            name: tensor[:, :1] if tensor.dim() == 2 else tensor for name, tensor in ragged.items()
+        },
     }
 
 
@@ -101,19 +170,21 @@ def record_loss(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[st
     trainer = SimpleNamespace(
         **settings,
         args=SimpleNamespace(
-            delta=settings["delta"], use_bias_correction_kl=False, steps_per_generation=1
+            delta=settings["delta"],
+            use_bias_correction_kl=settings["use_bias_correction_kl"],
+            steps_per_generation=1,
         ),
+        use_vllm=True,
         model=SimpleNamespace(training=True),
         accelerator=Accelerator(),
         current_gradient_accumulation_steps=1,
         max_completion_length=MAX_TOKENS,
-        vllm_importance_sampling_correction=True,
-        off_policy_mask_threshold=None,
         top_entropy_quantile=1.0,
         aux_loss_enabled=False,
         use_adaptive_entropy=False,
         _entropy_bonus_enabled=settings["entropy_coef"] != 0,
         _metrics=metrics,
+        get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
         _get_per_token_logps_and_entropies=lambda *_, **__: (logps, entropy, None),
     )
     trainer.accelerator.sync_gradients = False
@@ -127,11 +198,10 @@ def record_loss(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[st
         "old_per_token_logps": tensors["old_logps"],
         "ref_per_token_logps": tensors["ref_logps"],
         "num_items_in_batch": torch.tensor(float(WINDOW_TOKENS)),
-        # TRL prepares it outside of its loss: token level, truncated at 2.
-        "importance_sampling_ratio": torch.exp(
-            (tensors["old_logps"] - tensors["sampling_logps"]) * mask
-        ).clamp(max=2.0),
+        "sampling_per_token_logps": tensors["sampling_logps"],
     }
+    if settings["vllm_importance_sampling_correction"]:
+        inputs["importance_sampling_ratio"] = mismatch_weights(tensors, settings)
     loss = GRPOTrainer._compute_loss(trainer, None, inputs)
     loss.backward()
     return {
@@ -141,6 +211,33 @@ def record_loss(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[st
         "entropy_grad": None if entropy.grad is None else entropy.grad.tolist(),
         "metrics": {
             name: metrics["train"][name][0] for name in METRICS if name in metrics["train"]
+        },
+    }
+
+
+def mismatch_weights(tensors: dict[str, Tensor], settings: dict[str, Any]) -> Tensor:
+    """Have TRL weigh the mismatch between the trainer's and the engine's log-probabilities."""
+    of_mismatch = {name: value for name, value in settings.items() if name.startswith("vllm_")}
+    rows = len(tensors["loss_mask"])
+    scored = score_rollout([float(row) for row in range(rows)], rows, tensors, **of_mismatch)
+    weights = scored["importance_sampling_ratio"]
+    counted = weights.expand(tensors["loss_mask"].shape)[tensors["loss_mask"]]
+    cap = settings["vllm_importance_sampling_clip_max"]
+    is_bounded = counted == (cap if "truncate" in settings["vllm_importance_sampling_mode"] else 0)
+    assert 0 < is_bounded.sum() < len(is_bounded), "the variant's bound should bind, not always"
+    return weights
+
+
+def record_advantages() -> dict[str, Any]:
+    scales = ("group", "batch", "none")
+    return {
+        "rewards": ADVANTAGE_REWARDS,
+        "group_size": ADVANTAGE_GROUP,
+        "advantages": {
+            scale: score_rollout(ADVANTAGE_REWARDS, ADVANTAGE_GROUP, None, scale_rewards=scale)[
+                "advantages"
+            ].tolist()
+            for scale in scales
         },
     }
 
@@ -161,15 +258,20 @@ def record_shaping() -> dict[str, Any]:
 
 
 def main() -> None:
-    tensors = draw()
+    tensors = cases(draw())
+    settings = {name: DEFAULTS | changed for name, changed in VARIANTS.items()}
     golden = {
-        "recorded_from": f"trl {trl.__version__}, GRPOTrainer._compute_loss and trl.rewards",
+        "recorded_from": f"trl {trl.__version__}, GRPOTrainer and trl.rewards",
         "max_tokens": MAX_TOKENS,
         "window_tokens": WINDOW_TOKENS,
-        "tensors": {name: tensor.tolist() for name, tensor in tensors.items()},
-        "variants": {
-            name: record_loss(tensors, DEFAULTS | settings) for name, settings in VARIANTS.items()
+        "cases": {
+            case: {name: tensor.tolist() for name, tensor in of_case.items()}
+            for case, of_case in tensors.items()
         },
+        "variants": {
+            name: record_loss(tensors[chosen["case"]], chosen) for name, chosen in settings.items()
+        },
+        "advantages": record_advantages(),
         "shaping": record_shaping(),
     }
     path = Path(__file__).with_name("trl_losses.json")

@@ -1,8 +1,9 @@
 """Record what whole training steps of TRL's ``GRPOTrainer`` make of a tiny model's weights.
 
-Generation alone is replaced, by fixed tokens; rewards, advantages, loss, backward, clipping and
-AdamW are TRL's. ``test_trl_step.py`` reads the JSON and needs no TRL. To record again, in an
-environment with ``rlff-lightning[bench]``: ``python tests/golden/record_trl_step.py``.
+Generation alone is replaced, by fixed tokens and their log-probabilities; rewards, advantages,
+weights for the mismatch between engine and trainer, loss, backward, clipping and AdamW are TRL's.
+``test_trl_step.py`` reads the JSON and needs no TRL. To record again, in an environment with
+``rlff-lightning[bench]``: ``python tests/golden/record_trl_step.py``.
 """
 
 import json
@@ -12,25 +13,8 @@ from typing import Any
 
 import torch
 import trl
-from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-from trl import GRPOConfig, GRPOTrainer
+from tiny_trainer import CONFIG, FixedEngine, build_model, build_trainer
 
-EOS, PAD = 1, 0
-CONFIG: dict[str, Any] = {
-    "vocab_size": 17,
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 32,
-    "tie_word_embeddings": True,
-    "eos_token_id": EOS,
-    "pad_token_id": PAD,
-    "bos_token_id": None,
-}
 GROUP = 3
 MAX_TOKENS = 4
 LEARNING_RATE = 1e-2
@@ -41,72 +25,73 @@ COMPLETIONS = [
     [[4, 6, 11, 1], [1], [12, 3, 7, 9], [13, 1], [15, 16, 2, 1], [5, 5, 5, 5]],
     [[3, 1], [9, 9, 2, 14], [6, 1], [7, 8, 1], [10, 11, 12, 13], [1]],
 ]
+# Nats around those of a uniform choice, log 1/17 = -2.83; exact in float32, which TRL reads.
+SAMPLING_LOGPS = [
+    [
+        [
+            -2.75 + 0.25 * ((5 * row + 3 * column + 2 * rollout) % 9 - 4)
+            for column in range(len(ids))
+        ]
+        for row, ids in enumerate(completions)
+    ]
+    for rollout, completions in enumerate(COMPLETIONS)
+]
 REWARDS = [[1.0, 0.25, -0.5, 0.5, 2.0, 0.75], [0.0, 1.5, 0.5, -1.0, 0.25, 0.5]]
+DEFAULTS = {"use_bias_correction_kl": False, "vllm_importance_sampling_correction": False}
+CAPPED = {
+    "vllm_importance_sampling_correction": True,
+    "vllm_importance_sampling_mode": "token_truncate",
+    "vllm_importance_sampling_clip_max": 2.0,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "grpo": {"loss_type": "grpo"},
-    "dapo_kl_accumulated": {
+    "grpo_batch_scaled": {"loss_type": "grpo", "scale_rewards": "batch"},
+    "dapo_kl_accumulated": {"loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.1, "parts": 2},
+    "dapo_kl_accumulated_capped": {
         "loss_type": "dapo",
         "epsilon_high": 0.28,
         "beta": 0.1,
-        "use_bias_correction_kl": False,
+        "use_bias_correction_kl": True,
         "parts": 2,
+        **CAPPED,
     },
-    "grpo_two_passes": {"loss_type": "grpo", "beta": 0.05, "num_iterations": 2},
+    "grpo_two_passes": {
+        "loss_type": "grpo",
+        "beta": 0.05,
+        "use_bias_correction_kl": True,
+        "num_iterations": 2,
+    },
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    "gspo_two_passes": {
+        "loss_type": "grpo",
+        "importance_sampling_level": "sequence",
+        "epsilon": 0.03,
+        "epsilon_high": 0.04,
+        "num_iterations": 2,
+    },
+    "cispo_two_passes_capped": {
+        "loss_type": "cispo",
+        "epsilon_high": 1.1,
+        "num_iterations": 2,
+        **CAPPED,
+    },
 }
-
-
-def build_model() -> Qwen2ForCausalLM:
-    """Make a decoder whose weights follow from a formula, in float32."""
-    model = Qwen2ForCausalLM(Qwen2Config(**CONFIG))
-    with torch.no_grad():
-        for index, (name, weight) in enumerate(model.named_parameters()):
-            steps = torch.arange(weight.numel(), dtype=torch.float64)
-            values = 0.4 * torch.sin(1.7 * steps + index) + ("norm" in name)
-            weight.copy_(values.view(weight.shape))
-    model.generation_config = GenerationConfig(eos_token_id=EOS, pad_token_id=PAD)
-    return model
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Make a tokenizer of one word per token: ``w5`` is token 5."""
-    names = {f"w{i}": i for i in range(CONFIG["vocab_size"])}
-    vocabulary = Tokenizer(models.WordLevel(names, unk_token="w2"))
-    vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=vocabulary, eos_token=f"w{EOS}", pad_token=f"w{PAD}"
-    )
-
-
-def words(token_ids: list[int]) -> str:
-    """Write tokens as the text that the tokenizer reads back."""
-    return " ".join(f"w{token}" for token in token_ids)
-
-
-class Recorder(GRPOTrainer):
-    """GRPOTrainer that samples what it is told to."""
-
-    rollouts = 0
-
-    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        assert prompt_ids == [prompt for prompt in PROMPTS for _ in range(GROUP)]
-        self.rollouts += 1
-        return COMPLETIONS[self.rollouts - 1], None
+CLIP_SHARES = ["clip_ratio/low_mean", "clip_ratio/high_mean"]
+BOTH_ENDS = ["min", "max"]
 
 
 def record(settings: dict[str, Any]) -> dict[str, Any]:
     """Run two rollouts and all their updates."""
     parts = settings.pop("parts", 1)
-    rows = len(PROMPTS) * GROUP
-    steps = len(COMPLETIONS) * settings.get("num_iterations", 1)
     losses: list[float] = []
+    engine = FixedEngine(COMPLETIONS, SAMPLING_LOGPS)
     with tempfile.TemporaryDirectory() as folder:
-        config = GRPOConfig(
-            output_dir=folder,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            per_device_train_batch_size=rows // parts,
+        trainer = build_trainer(
+            Path(folder),
+            engine,
+            PROMPTS,
+            REWARDS,
+            per_device_train_batch_size=len(PROMPTS) * GROUP // parts,
             gradient_accumulation_steps=parts,
             num_generations=GROUP,
             max_completion_length=MAX_TOKENS,
@@ -115,41 +100,34 @@ def record(settings: dict[str, Any]) -> dict[str, Any]:
             weight_decay=0.0,
             lr_scheduler_type="constant",
             max_grad_norm=MAX_NORM,
-            max_steps=steps,
-            shuffle_dataset=False,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            **settings,
+            max_steps=len(COMPLETIONS) * settings.get("num_iterations", 1),
+            **DEFAULTS | settings,
         )
-        model = build_model().double()
-        # The reference is loaded from a folder.
-        source = Path(folder) / "start"
-        model.save_pretrained(source)
-        model.config._name_or_path = str(source)
-        found = Recorder(
-            model=model,
-            reward_funcs=lambda **_: REWARDS[found.rollouts - 1],
-            args=config,
-            train_dataset=Dataset.from_list([{"prompt": words(prompt)} for prompt in PROMPTS]),
-            processing_class=build_tokenizer(),
-        )
-        if found.ref_model is not None:
-            assert next(found.ref_model.parameters()).dtype == torch.float64
-        inner = found.training_step
+        inner = trainer.training_step
 
         def training_step(*args: Any, **kwargs: Any) -> Any:
             loss = inner(*args, **kwargs)
             losses.append(loss.item())
             return loss
 
-        found.training_step = training_step
-        found.train()
+        trainer.training_step = training_step
+        trainer.train()
+    assert engine.rollouts == len(COMPLETIONS)
+    check_bounds_bind(settings, trainer.state.log_history[-1])
     return {
         "micro_batch_losses": losses,
-        "weights": weights(found.accelerator.unwrap_model(found.model)),
+        "weights": weights(trainer.accelerator.unwrap_model(trainer.model)),
     }
+
+
+def check_bounds_bind(settings: dict[str, Any], means: dict[str, float]) -> None:
+    """See that what a variant bounds did go beyond its bound, by the means that TRL logs."""
+    if settings.get("num_iterations", 1) > 1:
+        shares = ["cispo_clip_ratio"] if settings["loss_type"] == "cispo" else CLIP_SHARES
+        assert all(0 < means[share] < 1 for share in shares), means
+    if settings.get("vllm_importance_sampling_correction"):
+        lowest, highest = (means[f"sampling/importance_sampling_ratio/{end}"] for end in BOTH_ENDS)
+        assert lowest < 1 < highest == settings["vllm_importance_sampling_clip_max"], means
 
 
 def weights(model: torch.nn.Module) -> dict[str, list[float]]:
@@ -172,6 +150,7 @@ def main() -> None:
             "max_norm": MAX_NORM,
             "prompts": PROMPTS,
             "completions": COMPLETIONS,
+            "sampling_logps": SAMPLING_LOGPS,
             "rewards": REWARDS,
         },
         "start": weights(build_model()),

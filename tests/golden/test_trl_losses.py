@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlff_lightning.functional.advantages import group_advantages
 from rlff_lightning.functional.objective_statistics import objective_statistics
 from rlff_lightning.functional.objectives import CISPO, DAPO, GRPO, GSPO, DrGRPO
 from rlff_lightning.functional.policy_objective import PolicyObjective
@@ -22,14 +24,22 @@ OBJECTIVES: dict[str, PolicyObjective] = {
     "grpo_kl": GRPO(kl_coef=0.3),
     "grpo_mismatch": GRPO(),
     "grpo_mismatch_kl": GRPO(kl_coef=0.3),
+    "grpo_mismatch_low_cap": GRPO(mismatch_cap=1.1),
+    # TRL bounds the mean log ratio of engine to trainer, from above.
+    "grpo_mismatch_low_range_kl": GRPO(kl_coef=0.3, mismatch_range=(math.exp(-0.15), math.inf)),
+    "grpo_kl_corrected": GRPO(kl_coef=0.3, kl_correction=True),
+    "grpo_delta_kl_corrected": GRPO(max_ratio=1.3, kl_coef=0.3, kl_correction=True),
     "dr_grpo": DrGRPO(max_tokens=MAX_TOKENS),
     "dr_grpo_kl": DrGRPO(max_tokens=MAX_TOKENS, kl_coef=0.3),
     "bnpo": GRPO(aggregation="token"),
     "bnpo_entropy": GRPO(aggregation="token", entropy_coef=0.05),
     "dapo": DAPO(),
     "dapo_mismatch_kl": DAPO(kl_coef=0.3),
+    # TRL drops a token beyond the bound that caps ours: no kept one is cut.
+    "dapo_mismatch_range": DAPO(mismatch_cap=1.6, mismatch_range=(0.5, 1.6)),
     "gspo": GSPO(clip_low=0.03, clip_high=0.04),
     "gspo_kl": GSPO(clip_low=0.2, clip_high=0.2, kl_coef=0.3),
+    "gspo_kl_corrected": GSPO(clip_low=0.2, clip_high=0.2, kl_coef=0.3, kl_correction=True),
     "gspo_mismatch": GSPO(clip_low=0.2, clip_high=0.2),
     "cispo": CISPO(clip_high=0.2),
     "cispo_mismatch_kl": CISPO(clip_high=0.2, kl_coef=0.3),
@@ -45,6 +55,13 @@ def close(value: float | Tensor | None, expected: Any) -> None:
     )
 
 
+def case_of(variant: dict[str, Any]) -> dict[str, Tensor]:
+    return {
+        key: torch.tensor(rows, dtype=torch.bool if key == "loss_mask" else torch.float64)
+        for key, rows in GOLDEN["cases"][variant["settings"]["case"]].items()
+    }
+
+
 def test_every_recorded_variant_is_compared() -> None:
     assert set(OBJECTIVES) == set(GOLDEN["variants"])
 
@@ -52,16 +69,15 @@ def test_every_recorded_variant_is_compared() -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_losses_and_gradients_equal_trls(name: str) -> None:
     objective, variant = OBJECTIVES[name], GOLDEN["variants"][name]
-    tensors = {
-        key: torch.tensor(rows, dtype=torch.bool if key == "loss_mask" else torch.float64)
-        for key, rows in GOLDEN["tensors"].items()
-    }
+    tensors = case_of(variant)
     mask = tensors["loss_mask"]
-    if not variant["settings"]["use_vllm"]:
+    if not variant["settings"]["vllm_importance_sampling_correction"]:
         del tensors["sampling_logps"]
     for leaf in ("logps", "entropy"):
         tensors[leaf].requires_grad_()
     terms = objective.terms(**tensors)
+    if objective.mismatch_range is not None and terms.mismatch is not None:
+        assert 0 < terms.mismatch.is_dropped.sum() < len(mask)
     spans_window = variant["settings"]["loss_type"] in ("dapo", "cispo")
     size = GOLDEN["window_tokens"] if spans_window else objective.size(mask)
     loss = objective.loss(terms, mask, size).loss
@@ -74,8 +90,8 @@ def test_losses_and_gradients_equal_trls(name: str) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_statistics_equal_trls(name: str) -> None:
-    objective, metrics = OBJECTIVES[name], GOLDEN["variants"][name]["metrics"]
-    tensors = {key: torch.tensor(rows) for key, rows in GOLDEN["tensors"].items()}
+    objective, variant = OBJECTIVES[name], GOLDEN["variants"][name]
+    tensors, metrics = case_of(variant), variant["metrics"]
     mask = tensors["loss_mask"]
     terms = objective.terms(**tensors)
     statistics = objective_statistics(terms, mask)
@@ -86,6 +102,14 @@ def test_statistics_equal_trls(name: str) -> None:
     if "kl" in metrics:
         assert terms.kl is not None
         assert terms.kl[mask].mean().item() == pytest.approx(metrics["kl"], rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_equal_trls(scale: Any) -> None:
+    golden = GOLDEN["advantages"]
+    rewards = torch.tensor(golden["rewards"])
+    found = group_advantages(rewards, golden["group_size"], scale=scale)
+    close(found, golden["advantages"][scale])
 
 
 def test_shaping_equals_trls() -> None:
