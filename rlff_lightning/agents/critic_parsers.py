@@ -9,10 +9,18 @@ from rlff_lightning.types import Outcome
 Parser = Literal["substring", "negation-aware"]
 """How an answer is read."""
 
-_NOT_BETTER = re.compile(
-    r"(?:\bnot|\bnever|n't) (?:\w+ )?(?:feel|feels|feeling|felt) (?:\w+ )?better|\bno better"
+_NOT = (
+    r"(?:\bnot|\bnever|n't|\b(?:is|are|was|has|have|do|does|did)nt)\s+"
+    # What the negation reaches, up to where something else is said.
+    r"(?:(?!only\b|but\b|and\b|though\b|solved\b|resolved\b)\w+\s+){0,3}"
 )
-_NEGATION = re.compile(r"\bnot|\bnever\b|\bcannot\b|\bno(?:thing|ne)\b|n't\b|^no\b")
+_NOT_BETTER = re.compile(_NOT + r"better|\bno better")
+_NOT_WORSE = re.compile(_NOT + r"worse|\bno worse")
+_NEGATION = re.compile(
+    r"\bnot|\bnever\b|\bcannot\b|\bno(?:thing|ne)\b|n't\b|^no\b|\bunsolved\b|\byet to be\b|"
+    r"\bfar from\b|\b(?:is|are|was|has|have|do|does|did|ca)nt\b"
+)
+_APOSTROPHES = str.maketrans("\u2019\u00b4`", "'''")
 
 
 def parse_substring(answer: str, order: Sequence[Outcome]) -> Outcome:
@@ -41,10 +49,11 @@ def parse_negation_aware(answer: str, order: Sequence[Outcome]) -> Outcome:
     Returns:
         The outcome; ``unparsed`` if none is named.
     """
-    text = answer.lower().replace("\u2019", "'").strip()
+    text = answer.lower().translate(_APOSTROPHES).strip()
     if _NOT_BETTER.search(text):
         return "same"
+    text, num_not_worse = _NOT_WORSE.subn("", text)
     named = parse_substring(text, [outcome for outcome in order if outcome != "solved"])
     if named == "unparsed" and "solved" in order and "solved" in text:
         return "same" if _NEGATION.search(text) else "solved"
-    return named
+    return "same" if named == "unparsed" and num_not_worse else named

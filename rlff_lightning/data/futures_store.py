@@ -184,7 +184,10 @@ class FuturesStore:
 
 def _entries(file: Path) -> list[Quarantined]:
     entries = []
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: must be UTF-8, got {error.reason} at {error.start}") from error
     # Not splitlines: a reason may hold other line separators than the file's.
     lines = text.removesuffix("\n").split("\n") if text else []
     for number, line in enumerate(lines, start=1):
@@ -212,8 +215,8 @@ def _replace(file: Path, text: str) -> None:
 def _read_identity(file: Path) -> Identity:
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
-        identity: Identity = content["identity"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        identity: Identity = dict(content["identity"])
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file}: must be JSON with the key 'identity'; take another folder"
         ) from error

@@ -103,7 +103,7 @@ def read_finished(part: Path) -> list[int]:
     """
     try:
         metadata = pq.read_metadata(part).metadata or {}
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise _damaged(part, error) from error
     finished: list[int] = json.loads(metadata.get(_FINISHED, b"[]"))
     return finished
@@ -118,7 +118,7 @@ def _read(part: Path, numbers: Collection[int] | None) -> list[tuple[int, Labell
     wanted = None if numbers is None else pc.field("context_number").isin(list(numbers))
     try:
         table = pq.read_table(part, filters=wanted)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise _damaged(part, error) from error
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:

@@ -197,13 +197,20 @@ def api_key(owner: str, variable: str | None) -> str:
     """Read a server's key from the environment; empty where no variable is named.
 
     Raises:
-        UserError: If the variable holds nothing.
+        UserError: If the variable holds nothing, or what no header can hold.
     """
     key = os.environ.get(variable, "") if variable is not None else ""
+    # Names are in capitals by custom; anything else might be a key given in a name's place.
+    shown = variable if variable is not None and variable.isupper() else "that it names"
     if variable is not None and not key:
         raise UserError(
-            f"{owner}.api_key_variable: the environment variable {variable} must hold the key, "
+            f"{owner}.api_key_variable: the environment variable {shown} must hold the key, "
             "got nothing"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UserError(
+            f"{owner}.api_key_variable: the environment variable {shown} must hold a key of "
+            "printable ASCII without spaces or line ends, got another character"
         )
     return key
 

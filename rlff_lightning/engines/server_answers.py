@@ -120,6 +120,8 @@ def read_scores(answer: ChatCompletion) -> ScoredPrompt:
         )
     except (TypeError, KeyError, ValueError):
         raise TransientError("bad answer", "prompt_logprobs do not fit the prompt") from None
+    if not all(map(math.isfinite, logps)):
+        raise TransientError("bad answer", "prompt_logprobs are not finite")
     return ScoredPrompt(tuple(token_ids), logps)
 
 
@@ -178,7 +180,6 @@ def _unwrapped(text: ChatText) -> ChatText:
 
 def _tokens(answer: ChatCompletion) -> tuple[int, int]:
     usage = getattr(answer, "usage", None)
-    return (
-        getattr(usage, "prompt_tokens", None) or 0,
-        getattr(usage, "completion_tokens", None) or 0,
-    )
+    counts = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    prompt, completion = (count if isinstance(count, int) else 0 for count in counts)
+    return prompt, completion

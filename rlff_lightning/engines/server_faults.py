@@ -1,6 +1,5 @@
 """What can go wrong with a request to a server: what is tried again, and what never helps."""
 
-import json
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from time import time
@@ -46,8 +45,8 @@ class RefusedError(Exception):
         super().__init__(f"refused: {_line(reason)}")
 
 
-FAILURES = (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError)
-"""What the client raises when a request fails."""
+FAILURES = (openai.OpenAIError, ValueError, RecursionError)
+"""What the client raises when a request fails, or its answer is JSON that cannot be read."""
 
 
 def explained(error: Exception, owner: str, secret: str) -> Exception:
@@ -61,14 +60,16 @@ def explained(error: Exception, owner: str, secret: str) -> Exception:
     Returns:
         A ``TransientError``, a ``RefusedError``, or a ``UserError`` if no request can ever pass.
     """
+    if isinstance(error, UserError):
+        return error
     if isinstance(error, openai.APITimeoutError):
         return TransientError("timeout", "no answer in time")
     if isinstance(error, openai.APIConnectionError):
-        reason = str(error.__cause__ or error) or "connection lost"
+        reason = _masked(str(error.__cause__ or error), secret) or "connection lost"
         return TransientError("connection", reason, is_away=True)
     if isinstance(error, openai.APIStatusError):
-        message = error.message.replace(secret, "***") if secret else error.message
-        return _of_status(error, f"{error.status_code} {message}", owner)
+        reason = f"{error.status_code} {_masked(error.message, secret)}"
+        return _of_status(error, reason, owner)
     return TransientError("bad answer", f"no valid JSON ({type(error).__name__})")
 
 
@@ -97,9 +98,15 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 
+def _masked(text: str, secret: str) -> str:
+    return text.replace(secret, "***") if secret else text
+
+
 def _line(reason: str) -> str:
-    return " ".join(reason.split())[:_MAX_REASON]
+    # Half a character, as JSON may hold it, could be written to no file.
+    whole = reason.encode("utf-8", "replace").decode("utf-8")
+    return " ".join(whole.split())[:_MAX_REASON]

@@ -136,7 +136,11 @@ class DialogueContexts(ContextSource):
                 f"DialogueContexts.paths hold {len(self._pairs)} contexts; "
                 f"the simulation asks for number {max(numbers) + 1}"
             )
-        return [self._pairs[number] for number in numbers]
+        chosen = [self._pairs[number] for number in numbers]
+        return [
+            (replace(context, seed=derive_seed(seed, context.id)), reply)
+            for context, reply in chosen
+        ]
 
 
 class MixedContexts(ContextSource):

@@ -1,5 +1,6 @@
 """Simulate the futures that a candidate reply leads to, and label it with their return."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import nan
@@ -41,6 +42,10 @@ class FutureSettings:
                 raise UserError(f"FutureSettings.{name} must be at least {least}, got {value!r}")
         if not 0 < self.gamma <= 1:
             raise UserError(f"FutureSettings.gamma must be within (0, 1], got {self.gamma!r}")
+        if not 0 <= self.success_bonus < math.inf:
+            raise UserError(
+                f"FutureSettings.success_bonus must be at least 0, got {self.success_bonus!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,3 +46,25 @@ def test_the_order_of_the_search_decides_between_two_words() -> None:
 def test_any_text_has_a_reading(text: str) -> None:
     assert parse_substring(text, ORDER) in {*ORDER, "unparsed"}
     assert parse_negation_aware(text, ORDER) in {*ORDER, "unparsed"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Not better.", "same"),
+        ("The patient isn't better", "same"),
+        ("She is not doing any better", "same"),
+        ("He hasn\u00b4t gotten better", "same"),
+        ("isnt better", "same"),
+        ("He does not feel worse, but better.", "better"),
+        ("Not worse.", "same"),
+        ("Not solved but the patient feels better", "better"),
+        ("Not only better, the issue is solved", "better"),
+        ("The issue remains unsolved.", "same"),
+        ("It has yet to be solved", "same"),
+        ("far from solved", "same"),
+        ("Not worse: it has been solved", "solved"),
+    ],
+)
+def test_plain_negations_are_read_as_a_person_would(answer: str, expected: str) -> None:
+    assert parse_negation_aware(answer, ("worse", "same", "better", "solved")) == expected

@@ -136,6 +136,7 @@ def test_parts_of_nobody_knows_whom_are_refused(store: FuturesStore) -> None:
     [
         (MANIFEST, "{", "_manifest.json: must be JSON with the key 'identity'"),
         (MANIFEST, "[]", "_manifest.json: must be JSON with the key 'identity'"),
+        (MANIFEST, '{"identity": [1]}', "_manifest.json: must be JSON with the key 'identity'"),
         (QUARANTINE, '{"number": 1}\n', "_quarantine.jsonl:1: must be an object with number"),
         (QUARANTINE, "\n", "_quarantine.jsonl:1: must be an object with number"),
     ],

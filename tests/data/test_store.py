@@ -117,3 +117,12 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "part-0.parquet").write_text("no table")
     with pytest.raises(UserError, match=r"part-0\.parquet: no Parquet file"):
         read_parts(tmp_path)
+
+
+def test_a_part_with_damaged_bytes_is_refused_by_name(tmp_path: Path) -> None:
+    part = tmp_path / "part-000-00000.parquet"
+    write_part([reply("a"), reply("b")], part)
+    whole = part.read_bytes()
+    part.write_bytes(whole[:4] + b"\xff" * 60 + whole[64:])
+    with pytest.raises(UserError, match=r"part-000-00000\.parquet: no Parquet file"):
+        read_parts(tmp_path)

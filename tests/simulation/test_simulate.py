@@ -191,3 +191,14 @@ def test_mixed_contexts_know_whose_reply_belongs_to_whom() -> None:
     replies = mixed.replies([0, 1, 2, 3], seed=9)
     assert [reply is None for reply in replies] == [True, False, True, False]
     assert mixed.replies([3, 0, 1], seed=9) == [replies[3], None, replies[1]]
+
+
+def test_the_runs_seed_reaches_the_draws_after_contexts_of_dialogues() -> None:
+    cast = Cast(MixedSupporter(), ScriptedSeeker(), ScriptedCritic())
+    found = []
+    for seed in (1, 2):
+        source = DialogueContexts([str(FIXTURES / "esconv.json")])
+        contexts = source.contexts([0, 1, 2], cast, seed=seed)
+        assert contexts == DialogueContexts(source.paths).contexts([0, 1, 2], cast, seed=seed)
+        found.append({context.seed for context in contexts})
+    assert found[0].isdisjoint(found[1])
