@@ -186,6 +186,8 @@ def policy(kind: str, made: Path) -> tuple[Any, Any]:
         learning_rate=1e-3,
         # The 4-bit policy's weights as they are; the engine itself has others.
         adapter_sync="merged" if kind == "qlora" else "adapter",
+        # Rows of another length round otherwise: what verify_sync states for each type.
+        max_mismatch=2e-2 if kind == "bf16" else 1e-4,
     )
     return module, None
 
