@@ -146,6 +146,9 @@ def plain_name(name: str) -> str:
 
 def units_whole(model: nn.Module) -> AbstractContextManager[None]:
     """Let FSDP1's weights be whole, for reading; FSDP2's are gathered one by one by ``whole``."""
+    # One process has no such weights, and need not look through all modules at every sync.
+    if not distributed.is_initialized():
+        return nullcontext()
     if not any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         return nullcontext()
     found: AbstractContextManager[None] = FullyShardedDataParallel.summon_full_params(
