@@ -87,15 +87,15 @@ def probe(
     Raises:
         ValueError: If there is no token to compare.
     """
-    # By hand, for ``eval`` and ``train`` walk the modules many times as long.
+    # Past ``__setattr__``, which for all modules of a model with adapters takes milliseconds.
     in_training = [module for module in model.modules() if module.training]
     try:
         for module in in_training:
-            module.training = False
+            vars(module)["training"] = False
         ours = _own_logps(model, prompts, completions)
     finally:
         for module in in_training:
-            module.training = True
+            vars(module)["training"] = True
     if not len(ours):
         raise ValueError("probe must have a completion token, got none")
     found = []
