@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _SENTENCE_END = re.compile(r"""(?:[.!?…]+["'”’»)\]*]*(?=\s|$)|[。！？]+[」』”]*)""")  # noqa: RUF001
-_CONTROL = r"<\|[^\s|<>]+\|>"
+_CONTROL = r"(?i:<\|[^\s|<>]+\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\])"
 
 
 class Tidied(NamedTuple):
@@ -35,7 +35,8 @@ def tidy(text: str, labels: Sequence[str], *, is_finished: bool) -> Tidied:
         What is left, stripped.
     """
     names = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
-    label = rf"\*{{0,2}}(?:{names})\*{{0,2}}\s*[:：]\*{{0,2}}"  # noqa: RUF001
+    # **Seeker:**, SEEKER:, [Seeker]: and "- Seeker:" name the same speaker.
+    label = rf"(?i:(?:-\s+)?\[?\*{{0,2}}(?:{names})\*{{0,2}}\]?\s*[:：]\*{{0,2}})"  # noqa: RUF001
     text = text.strip()
     own = re.sub(rf"\A(?:{label}\s*)", "", text) if labels else text
     other = rf"(?m:^\s*{label})|(?<=[.!?…。！？\"”)])\s*{label}|{_CONTROL}"  # noqa: RUF001

@@ -19,6 +19,12 @@ LABELS = ("Seeker", "Supporter", "User", "Berater", "Beraterin")
         ("Ich bin müde.\nBeraterin: Warum?", "Ich bin müde."),
         ("I am tired.<|im_end|>\n<|im_start|>user\nWhy?", "I am tired."),
         ("Supporter:", ""),
+        ("I am tired.\nSUPPORTER: Why?", "I am tired."),
+        ("I am tired.\n[Supporter]: Why?", "I am tired."),
+        ("I am tired.\n- Supporter: Why?", "I am tired."),
+        ("I am tired.</s>Why?", "I am tired."),
+        ("I am tired.<end_of_turn>\nWhy?", "I am tired."),
+        ("I am tired. [INST] Why?", "I am tired."),
     ],
 )
 def test_what_is_said_for_another_is_cut(written: str, kept: str) -> None:
