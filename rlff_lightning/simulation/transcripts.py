@@ -52,12 +52,12 @@ def write_markdown(episodes: Sequence[Episode], path: Path, title: str) -> None:
     lines = [f"# {title}", ""]
     for episode in episodes:
         end = "solved" if episode.is_success else "not solved"
-        lines += [f"## {episode.conversation.id}: {end}", ""]
+        lines += [f"## {_literal(episode.conversation.id)}: {end}", ""]
         verdicts = iter(episode.verdicts)
         for place, message in enumerate(episode.conversation.messages):
             judged = next(verdicts, None) if message.role == "seeker" and place > 0 else None
             lines += [_spoken(message, judged.outcome if judged else ""), ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
 
 
 def write_futures(replies: Sequence[LabelledReply], path: Path, title: str) -> None:
@@ -71,7 +71,7 @@ def write_futures(replies: Sequence[LabelledReply], path: Path, title: str) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"# {title}", ""]
     for context, own in groupby(replies, key=lambda reply: reply.context):
-        lines += [f"## {context.id}", ""]
+        lines += [f"## {_literal(context.id)}", ""]
         for message in context.messages:
             lines += [_spoken(message), ""]
         for number, reply in enumerate(own, start=1):
@@ -86,7 +86,7 @@ def write_futures(replies: Sequence[LabelledReply], path: Path, title: str) -> N
                     value = f"{next(values):+.2f}" if message.role == "seeker" else ""
                     lines += [f"> {_spoken(message, value)}", ">"]
                 lines[-1] = ""
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
 
 
 def _spoken(message: Message, verdict: str = "") -> str:

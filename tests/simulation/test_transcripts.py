@@ -6,7 +6,7 @@ from rlff_lightning.types import Conversation, Episode, Message, Verdict
 
 def test_markup_in_a_message_is_text_on_the_page(tmp_path: Path) -> None:
     conversation = Conversation(
-        id="one",
+        id="one\n<i>",
         messages=(
             Message(role="seeker", text="I am *so* sad.\n# Really"),
             Message(role="supporter", text="<b>Oh</b>", reasoning="a_b"),
@@ -19,7 +19,7 @@ def test_markup_in_a_message_is_text_on_the_page(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8").splitlines() == [
         "# Title",
         "",
-        "## one: not solved",
+        r"## one \<i\>: not solved",
         "",
         r"**seeker**: I am \*so\* sad. \# Really",
         "",
