@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -8,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlff_lightning.errors import UserError
-from rlff_lightning.functional.objective_statistics import objective_statistics
 from rlff_lightning.functional.objectives import CISPO, DAPO, GRPO, GSPO, DrGRPO
-from rlff_lightning.functional.policy_objective import PolicyObjective
+from rlff_lightning.functional.policy_objective import PolicyLoss, PolicyObjective
+from rlff_lightning.modules.update_report import UpdateReport
 
 SHARED = {"kl_coef": 0.1, "entropy_coef": 0.01, "mismatch_range": (0.7, 1.5)}
 OBJECTIVES = [
@@ -223,26 +224,24 @@ def test_statistics_count_clipped_tokens_and_dropped_sequences() -> None:
         mask,
         sampling_logps=log([[0.2 / 3, 0.2], [1.8, 1e-9]]),
     )
-    statistics = objective_statistics(terms, mask)
-    assert statistics.clip_high_share.item() == pytest.approx(1 / 3)
-    assert statistics.clip_low_share.item() == pytest.approx(1 / 3)
-    assert statistics.ratio_mean.item() == pytest.approx(3.5 / 3)
-    assert statistics.ratio_max.item() == pytest.approx(2.0)
-    assert statistics.mismatch_mean is not None
-    assert statistics.mismatch_mean.item() == pytest.approx((4 + 1 / 9) / 3)
-    assert statistics.mismatch_max is not None
-    assert statistics.mismatch_max.item() == pytest.approx(3.0)
-    assert statistics.capped_share is not None
-    assert statistics.capped_share.item() == pytest.approx(1 / 3)
-    assert statistics.dropped_share is not None
-    assert statistics.dropped_share.item() == 0.5
-
-
-def test_statistics_of_an_unknown_mismatch_are_absent() -> None:
-    batch = draw(0)
-    terms = GRPO().terms(batch.logps, batch.old_logps, batch.advantages, batch.loss_mask)
-    statistics = objective_statistics(terms, batch.loss_mask)
-    assert statistics.mismatch_mean is statistics.dropped_share is None
+    none = torch.zeros(())
+    report = UpdateReport()
+    report.add(
+        SimpleNamespace(completion_mask=mask, sampling_logps=torch.zeros(2, 2)),  # type: ignore[arg-type]
+        terms,
+        PolicyLoss(none, none, None, None),
+        old_logps=torch.zeros(2, 2),
+        entropy=torch.zeros(2, 2),
+    )
+    found = {name: value.item() for name, value in report.close(lambda x: x, lambda x: x).items()}
+    assert found["train/clipped_high"] == pytest.approx(1 / 3)
+    assert found["train/clipped_low"] == pytest.approx(1 / 3)
+    assert found["train/ratio"] == pytest.approx(3.5 / 3)
+    assert found["train/ratio_max"] == pytest.approx(2.0)
+    assert found["train/engine_ratio"] == pytest.approx((4 + 1 / 9) / 3)
+    assert found["train/engine_ratio_max"] == pytest.approx(3.0)
+    assert found["train/capped"] == pytest.approx(1 / 3)
+    assert found["train/dropped"] == 0.5
 
 
 def test_a_kl_without_a_reference_is_refused() -> None:
