@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from rlff_lightning.engines.loop_thread import LoopThread
 from rlff_lightning.engines.pool_server import PoolServer
 from rlff_lightning.engines.server_faults import FAILURES, RefusedError, TransientError, explained
-from rlff_lightning.errors import StoppedRun
+from rlff_lightning.errors import StoppedRun, UserError
 
 T = TypeVar("T")
 
@@ -147,6 +147,8 @@ class PoolSession:
             await server.introduce(self.base)
             await server.ask("health")
             await act(server)
+        except UserError:  # a ValueError too, but none that passes with time
+            raise
         except FAILURES as error:
             server.retire(str(explained(error, "ServerPoolEngine", "")))
             return False

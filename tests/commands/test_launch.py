@@ -56,12 +56,22 @@ class Interruption(Callback):
 """
 
 
+def free_pair_of_ports() -> int:
+    """Give a port that is free together with the one above it."""
+    while True:
+        with socket.socket() as free, socket.socket() as above:
+            free.bind(("127.0.0.1", 0))
+            port: int = free.getsockname()[1]
+            try:
+                above.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):  # taken, or beyond the last port
+                continue
+            return port
+
+
 def launch(folder: Path, interruption: str = "") -> list[tuple[int, str]]:
     """Run two nodes of one process each; give exit status and last line of each."""
-    with socket.socket() as free, socket.socket() as above:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        above.bind(("127.0.0.1", port + 1))
+    port = free_pair_of_ports()
     command = [sys.executable, "-m", "rlff_lightning.cli", "launch", "--nodes", "2"]
     command += ["--ranks", "1", "--port", str(port), "--silence", "8"]
     stage = ["--", "fit", "--config", "stage.yaml", "--ckpt_path", "last"]
