@@ -29,7 +29,7 @@ class ServerChatModel(ChatModel):
 
     A request that fails for a reason that may pass (time-out, 429, 5xx, lost connection, invalid
     JSON, no choices) is sent again after a pause that doubles, with jitter, or that the server
-    names. Control tokens within a text are broken by a space.
+    names; after a 429 the pause is everyone's. Control tokens within a text are broken by a space.
 
     Args:
         model: Name under which the server knows the model.
@@ -37,13 +37,13 @@ class ServerChatModel(ChatModel):
         api_key_variable: Environment variable that holds the key; ``None`` sends none. The key
             itself is never written or logged.
         concurrency: Most requests in flight, at most 1000.
-        timeout_s: Longest time for one attempt.
+        timeout_s: Longest time for one attempt, from the request to the last byte of its answer.
         max_attempts: Attempts of a request before its conversation is broken off; those that find
-            no server do not count while it answers nobody.
+            no server do not count while it answers nobody, nor those that a rate limit turns away.
         max_wait_s: Longest pause between attempts that the server did not ask for.
-        max_outage_s: After this time without any answer to any request, every one gives up. Half
-            an hour is enough for a large model to load again. A run whose server never answered
-            stops.
+        max_outage_s: After this time without any answer to any request, every one gives up; so
+            does one that a rate limit turns away for as long. Half an hour is enough for a large
+            model to load again. A run whose server never answered stops.
         choice_by: How answers are held to options: ``structured_outputs`` is vLLM's way, and
             ``json_schema`` the one of OpenAI's API, which takes some 10 more tokens.
         extra_body: Added to every request, e.g. ``{chat_template_kwargs: {enable_thinking:

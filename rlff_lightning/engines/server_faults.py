@@ -45,7 +45,7 @@ class RefusedError(Exception):
         super().__init__(f"refused: {_line(reason)}")
 
 
-FAILURES = (openai.OpenAIError, ValueError, RecursionError)
+FAILURES = (openai.OpenAIError, TimeoutError, ValueError, RecursionError)
 """What the client raises when a request fails, or its answer is JSON that cannot be read."""
 
 
@@ -62,7 +62,7 @@ def explained(error: Exception, owner: str, secret: str) -> Exception:
     """
     if isinstance(error, UserError):
         return error
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, TimeoutError):
         return TransientError("timeout", "no answer in time")
     if isinstance(error, openai.APIConnectionError):
         reason = _masked(str(error.__cause__ or error), secret) or "connection lost"
@@ -76,7 +76,9 @@ def explained(error: Exception, owner: str, secret: str) -> Exception:
 def _of_status(error: openai.APIStatusError, reason: str, owner: str) -> Exception:
     status = error.status_code
     if status == 429:
-        return TransientError("rate limit", reason, _retry_after_s(error.response.headers))
+        pause_s = _retry_after_s(error.response.headers)
+        asked = f" (asks for a pause of {pause_s:.0f} s)" if pause_s else ""
+        return TransientError("rate limit", reason + asked, pause_s)
     if status >= 500:
         pause_s = _retry_after_s(error.response.headers)
         return TransientError("server error", reason, pause_s, is_away=status in _AWAY)

@@ -18,7 +18,7 @@ class Patience:
     """How long a request is tried."""
 
     max_attempts: int
-    """Attempts of one request, those of an outage aside."""
+    """Attempts of one request, those of an outage or a rate limit aside."""
     max_wait_s: float
     """Longest pause between two attempts that the server did not ask for, seconds."""
     max_outage_s: float
@@ -56,6 +56,15 @@ class ServerWatch:
             self._silent_since = monotonic()
         if not self._is_told and self.silent_s > _TOLD_AFTER_S:
             _log.warning("%s gives no answer (%s); trying again", self.url, fault)
+            self._is_told = True
+
+    def told_to_wait(self, fault: TransientError, pause_s: float) -> None:
+        """Note that all requests are held back for a time, seconds."""
+        if not self._is_told and self.silent_s + pause_s > _TOLD_AFTER_S:
+            _log.warning(
+                "%s asks to slow down (%s); no request is sent for %.0f s, and longer if need be",
+                *(self.url, fault, pause_s),
+            )
             self._is_told = True
 
 

@@ -1,26 +1,23 @@
 """Many requests at once from synchronous code: an event loop in a thread, retries, one budget.
 
-A whole-server outage is noticed by all requests together: once nothing has been answered for
-longer than the budget, each gives up after its next attempt.
+An outage or a rate limit concerns the whole server and is noticed by all requests together: once
+nothing has been answered for longer than the budget, each gives up after its next attempt.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    wait_exponential_jitter,
-)
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
 from rlff_lightning.engines.chat_model import FaultCause
 from rlff_lightning.engines.loop_thread import LoopThread
 from rlff_lightning.engines.server_faults import FAILURES, RefusedError, TransientError, explained
+from rlff_lightning.engines.server_limit import RateLimit
 from rlff_lightning.engines.server_patience import GivesUp, Patience, ServerWatch, fault_of
 from rlff_lightning.errors import StoppedRun
 
@@ -47,7 +44,7 @@ class ServerSession:
         base_url: Of the server's API.
         api_key: Sent as the bearer token, never shown; empty for a server that asks for none.
         concurrency: Most requests in flight.
-        timeout_s: Longest time for one attempt.
+        timeout_s: Longest time for one attempt, from the request to the last byte of its answer.
         patience: How long a request is tried.
     """
 
@@ -63,6 +60,7 @@ class ServerSession:
     ) -> None:
         self.owner = owner
         self.patience = patience
+        self.timeout_s = timeout_s
         self._secret = api_key
         self._backoff = wait_exponential_jitter(
             multiplier=0.5, max=patience.max_wait_s, jitter=min(1.0, patience.max_wait_s)
@@ -70,13 +68,15 @@ class ServerSession:
         self._slots = asyncio.Semaphore(concurrency)
         # What follows a question mark may be a key.
         self._watch = ServerWatch(base_url.partition("?")[0])
+        self._limit = RateLimit(patience, self._watch)
         self._thread = LoopThread("rlff-server")
         self.pid = self._thread.pid
         self._client = AsyncOpenAI(
             base_url=base_url,
             # Without one the client would send the key that it finds in the environment.
             api_key=api_key or "none",
-            timeout=timeout_s,
+            # The client's own limit starts anew with every byte that arrives.
+            timeout=None,
             max_retries=0,
         )
 
@@ -116,32 +116,54 @@ class ServerSession:
     async def _send(self, body: dict[str, Any], read: Callable[[ChatCompletion], T]) -> Reply[T]:
         causes: list[FaultCause] = []
         attempts = AsyncRetrying(
-            retry=retry_if_exception_type(TransientError),
+            retry=retry_if_exception(_is_passing),
             wait=self._wait_s,
             stop=GivesUp(self.patience, self._watch),
             before_sleep=lambda state: causes.append(fault_of(state).cause),
             reraise=True,
         )
         try:
-            value: T = await attempts(self._attempt, body, read)
+            value: T = await attempts(self._attempt, body, read, causes)
         except (TransientError, RefusedError) as error:
             if not self._watch.num_answers:
                 # Every other request would fare alike, and all contexts be given up for nothing.
+                is_held_back = isinstance(error, TransientError) and error.cause == "rate limit"
+                way_out = "come back later" if is_held_back else "start the server"
                 raise StoppedRun(
                     f"{self.owner}.base_url: {self._watch.url} has not answered once in "
-                    f"{self._watch.silent_s:.0f} s: {error}; start the server or mend the address"
+                    f"{self._watch.silent_s:.0f} s: {error}; {way_out} or mend the address"
                 ) from None
             return Reply(value=None, failure=str(error), retries=tuple(causes))
         return Reply(value=value, retries=tuple(causes))
 
-    async def _attempt(self, body: dict[str, Any], read: Callable[[ChatCompletion], T]) -> T:
+    async def _attempt(
+        self,
+        body: dict[str, Any],
+        read: Callable[[ChatCompletion], T],
+        causes: list[FaultCause],
+    ) -> T:
+        """Send a request, once; again where only a rate limit turned it away."""
         async with self._slots:
-            try:
+            waits_since = monotonic()
+            while True:
+                asked_at = await self._limit.passed()
+                try:
+                    return await self._ask(body, read)
+                except TransientError as fault:
+                    if _is_passing(fault) or not self._limit.met(
+                        fault, asked_at=asked_at, waits_since=waits_since
+                    ):
+                        raise
+                    causes.append(fault.cause)
+
+    async def _ask(self, body: dict[str, Any], read: Callable[[ChatCompletion], T]) -> T:
+        try:
+            async with asyncio.timeout(self.timeout_s):
                 value = read(await self._client.chat.completions.create(**body))
-            except FAILURES as error:
-                raise self._noted(explained(error, self.owner, self._secret)) from None
-            except TransientError as fault:
-                raise self._noted(fault) from None
+        except FAILURES as error:
+            raise self._noted(explained(error, self.owner, self._secret)) from None
+        except TransientError as fault:
+            raise self._noted(fault) from None
         self._watch.answered()
         return value
 
@@ -155,3 +177,8 @@ class ServerSession:
 
     def _wait_s(self, state: RetryCallState) -> float:
         return max(self._backoff(state), fault_of(state).retry_after_s)
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Tell whether another attempt may help; a rate limit was waited for already."""
+    return isinstance(error, TransientError) and error.cause != "rate limit"
