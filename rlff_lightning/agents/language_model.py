@@ -1,12 +1,15 @@
 """A supporter played by a language model through an engine."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlff_lightning.agents.base import Supporter
-from rlff_lightning.agents.counts import Counts
+from rlff_lightning.agents.prompt_files import languages, load_prompt
+from rlff_lightning.agents.repairing import Repair, retry_seed, retry_temperature
 from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
-from rlff_lightning.dialogue.reply_format import parse_reply
 from rlff_lightning.engines.base import Engine, Sampling
+from rlff_lightning.engines.chat_model import Answer
+from rlff_lightning.engines.engine_chat import answer_of
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import Conversation, Message
@@ -20,6 +23,7 @@ class LanguageModelSupporter(Supporter):
         chat: How conversations are shown to it.
         temperature: 0 is greedy.
         max_tokens: Limit of reasoning and reply together.
+        max_empty_retries: How often an empty reply is asked for again before it is said.
     """
 
     def __init__(
@@ -28,10 +32,16 @@ class LanguageModelSupporter(Supporter):
         chat: ChatSettings | None = None,
         temperature: float = 0.0,
         max_tokens: int = 256,
+        max_empty_retries: int = 3,
     ) -> None:
         self.engine = engine
         self.settings = chat or ChatSettings()
         self.sampling = Sampling(temperature=temperature, max_tokens=max_tokens, with_logps=False)
+        # It has no prompt that says what its people may be called.
+        labels = [
+            name for language in languages() for name in load_prompt("supporter", language).labels()
+        ]
+        self._repair = Repair("supporter", labels, max_empty_retries, may_be_silent=True)
         self._chat: ChatFormat | None = None
 
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
@@ -44,13 +54,22 @@ class LanguageModelSupporter(Supporter):
             derive_seed(conversation.seed, "reply", conversation.num_turns)
             for conversation in conversations
         ]
-        completions = self.engine.generate(prompts, self.sampling, seeds)
-        self.counts += Counts(
-            requests=len(prompts),
-            prompt_tokens=sum(map(len, prompts)),
-            completion_tokens=sum(len(completion.token_ids) for completion in completions),
-        )
-        return [parse_reply(completion.text) for completion in completions]
+
+        def ask(places: Sequence[int], attempt: int) -> list[Answer]:
+            warmth = retry_temperature(self.sampling.temperature, attempt)
+            completions = self.engine.generate(
+                [prompts[place] for place in places],
+                replace(self.sampling, temperature=warmth),
+                [retry_seed(seeds[place], attempt) for place in places],
+            )
+            return [
+                answer_of(len(prompts[place]), [completion])
+                for place, completion in zip(places, completions, strict=True)
+            ]
+
+        messages, counts = self._repair.messages(len(prompts), ask)
+        self.counts += counts
+        return messages
 
     def close(self) -> None:
         self.engine.close()

@@ -19,7 +19,9 @@ class Tidied(NamedTuple):
     """The last sentence was not finished."""
 
 
-def tidy(text: str, labels: Sequence[str], *, is_finished: bool) -> Tidied:
+def tidy(
+    text: str, labels: Sequence[str], *, is_finished: bool, keeps_only_sentence: bool = False
+) -> Tidied:
     """Keep one speaker's own, finished sentences.
 
     A name before the message is taken off. From the next ``Name:`` at the beginning of a line or
@@ -30,6 +32,7 @@ def tidy(text: str, labels: Sequence[str], *, is_finished: bool) -> Tidied:
         text: A model's answer without its reasoning.
         labels: Names that begin a speaker's line.
         is_finished: The model ended by itself.
+        keeps_only_sentence: A sentence that nothing precedes is kept, finished or not.
 
     Returns:
         What is left, stripped.
@@ -46,5 +49,6 @@ def tidy(text: str, labels: Sequence[str], *, is_finished: bool) -> Tidied:
     if is_finished or bleeding:
         return Tidied(kept, is_cut, False)
     ends = [match.end() for match in _SENTENCE_END.finditer(kept)]
-    whole = kept[: ends[-1]] if ends else ""
+    nothing = kept if keeps_only_sentence else ""
+    whole = kept[: ends[-1]] if ends else nothing
     return Tidied(whole, is_cut, len(whole) < len(kept))

@@ -59,7 +59,7 @@ class EngineChatModel(ChatModel):
         answers = [Answer(failure=self._too_long(ids)) for ids in prompts]
         for number, place in enumerate(fitting):
             own = completions[number * copies : (number + 1) * copies]
-            answers[place] = _answer(len(prompts[place]), own)
+            answers[place] = answer_of(len(prompts[place]), own)
         return answers
 
     def score(self, chats: Sequence[Chat], options: Sequence[str]) -> list[OptionScores]:
@@ -129,7 +129,8 @@ def _seeds(seed: int, copies: int) -> list[int]:
     return [seed] if copies == 1 else [derive_seed(seed, "sample", copy) for copy in range(copies)]
 
 
-def _answer(prompt_tokens: int, completions: Sequence[Completion]) -> Answer:
+def answer_of(prompt_tokens: int, completions: Sequence[Completion]) -> Answer:
+    """Word the completions of one prompt as an answer."""
     return Answer(
         texts=tuple(ChatText(text=c.text, is_finished=c.is_finished) for c in completions),
         usage=Usage(
