@@ -16,6 +16,7 @@ from rlff_lightning.agents.critic_parsers import Parser
 from rlff_lightning.agents.critic_rule import PRESETS, CriticRule
 from rlff_lightning.dialogue.read import read_dialogues
 from rlff_lightning.errors import UserError
+from rlff_lightning.types import Dialogue
 
 _DESCRIPTION = """\
 Score saved critic answers: how often is the goal reached, under which rule?
@@ -97,10 +98,7 @@ def _rules(
 
 
 def _courses(paths: list[str]) -> tuple[list[list[tuple[str, ...]]], int]:
-    courses = [
-        [message.critic_answers for message in dialogue.messages if message.critic_answers]
-        for dialogue in read_dialogues(paths)
-    ]
+    courses = [_course(dialogue) for dialogue in read_dialogues(paths)]
     judged = [course for course in courses if course]
     if not judged:
         raise UserError(
@@ -109,6 +107,21 @@ def _courses(paths: list[str]) -> tuple[list[list[tuple[str, ...]]], int]:
             "seeker's messages"
         )
     return judged, len(courses) - len(judged)
+
+
+def _course(dialogue: Dialogue) -> list[tuple[str, ...]]:
+    judged = [
+        (number, message)
+        for number, message in enumerate(dialogue.messages, start=1)
+        if message.critic_answers
+    ]
+    for number, message in judged:
+        if message.role != "seeker":
+            raise UserError(
+                f"{dialogue.id}: critic answers must stand on the seeker's messages, which they "
+                f"judge, got some on message {number}, the {message.role}'s"
+            )
+    return [message.critic_answers for _, message in judged]
 
 
 def _row(audit: RuleAudit, num_unjudged: int) -> dict[str, object]:

@@ -96,6 +96,18 @@ def test_a_mistake_is_one_line_that_names_it(arguments: list[str], names: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_answers_on_a_supporters_message_are_no_verdicts(tmp_path: Path) -> None:
+    said = [
+        {"role": "user", "content": "I am sad."},
+        {"role": "assistant", "content": "Why?", "critic_answers": ["Yes, solved."]},
+        {"role": "user", "content": "My dog died.", "critic_answers": ["The same."]},
+    ]
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps({"messages": said}) + "\n")
+    with pytest.raises(UserError, match=r"^answers-1: .*got some on message 2, the supporter's$"):
+        main(["--answers", str(file)])
+
+
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
