@@ -46,7 +46,7 @@ class FuturesWriter(Callback):
                 f"FuturesWriter must watch a SimulationModule, got {type(pl_module).__name__}"
             )
         self.store = FuturesStore(Path(trainer.default_root_dir) / self.folder)
-        done: set[int] | str = set()
+        done: tuple[set[int], set[int]] | str = ""
         if trainer.is_global_zero:
             try:
                 done = self._open(trainer, pl_module)
@@ -56,16 +56,15 @@ class FuturesWriter(Callback):
         if isinstance(done, str):
             # In every process: one that waited for the others would wait for good.
             raise UserError(done)
-        pl_module.leave_out(done)
+        pl_module.leave_out(*done)
         # What is on disk need not be in memory too, whatever the Trainer was asked for.
         trainer.predict_loop.return_predictions = False
 
-    def _open(self, trainer: Trainer, module: SimulationModule) -> set[int]:
+    def _open(self, trainer: Trainer, module: SimulationModule) -> tuple[set[int], set[int]]:
+        """Give the contexts that are finished, and those that stay in quarantine."""
         self.store.open(_identity(trainer, module), module.num_contexts)
-        done = self.store.finished()
-        if not module.retry_quarantined:
-            done |= {entry.number for entry in self.store.quarantined()}
-        return done
+        given_up = [] if module.retry_quarantined else self.store.quarantined()
+        return self.store.finished(), {entry.number for entry in given_up}
 
     @override
     def on_predict_batch_end(

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from typing_extensions import override
 
+from rlff_lightning.agents.counts import Counts
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.tally import Tally, read_tally, write_tally
@@ -83,7 +84,7 @@ class SimulationProgress(ProgressBar):
             wall_s = time.monotonic() - self._begun
             if self._is_enabled:
                 self._leave_line()
-                sys.stdout.write(summary(tally, module.num_left_out, module.num_contexts, wall_s))
+                sys.stdout.write(summary(tally, module.earlier, module.num_contexts, wall_s))
 
     @override
     def on_exception(
@@ -114,9 +115,7 @@ class SimulationProgress(ProgressBar):
             return
         if is_terminal or now - self._shown >= self.every_s:
             self._shown = now
-            text = line(
-                _of_all(trainer), module.num_left_out, module.num_contexts, now - self._begun
-            )
+            text = line(_of_all(trainer), module.earlier, module.num_contexts, now - self._begun)
             columns = shutil.get_terminal_size().columns
             sys.stderr.write(f"\r\x1b[K{fitted(text, columns)}" if is_terminal else f"{text}\n")
             sys.stderr.flush()
@@ -131,17 +130,18 @@ class _AboveLine(logging.Handler):
         sys.stderr.write(f"\r\x1b[K{self.format(record)}\n")
 
 
-def line(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str:
+def line(tally: Tally, earlier: Tally, num_contexts: int, wall_s: float) -> str:
     """Say in one line how far a simulation is.
 
     Args:
         tally: What this run has done.
-        num_before: Contexts that earlier runs were done with.
+        earlier: What earlier runs were done with and this one leaves alone.
         num_contexts: Contexts in all.
         wall_s: Seconds since this run began.
     """
     used, seconds = tally.used, max(wall_s, 1e-9)
-    done = num_before + tally.contexts
+    done = earlier.contexts + tally.contexts
+    quarantined = earlier.quarantined + tally.quarantined
     left = (num_contexts - done) * seconds / tally.contexts if tally.contexts else None
     tokens = ", ".join(
         f"{role} {_short(own.prompt_tokens)} in {_short(own.completion_tokens)} out"
@@ -150,7 +150,7 @@ def line(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str
     )
     parts = [
         f"contexts {done}/{num_contexts}",
-        f"{tally.quarantined} quarantined" if tally.quarantined else "",
+        f"{quarantined} quarantined" if quarantined else "",
         f"{_short(tally.turns / seconds)} turns/s",
         f"{_short(used.completion_tokens / seconds)} tokens/s" if used.completion_tokens else "",
         tokens,
@@ -174,12 +174,13 @@ def fitted(text: str, columns: int) -> str:
     return " | ".join([first, *others])[: max(columns - 1, 0)]
 
 
-def summary(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> str:
+def summary(tally: Tally, earlier: Tally, num_contexts: int, wall_s: float) -> str:
     """Say what a finished simulation has done and used up; arguments as of ``line``."""
-    earlier = f", {num_before} of them done before" if num_before else ""
     lines = [
-        f"futures: {num_before + tally.contexts} of {num_contexts} contexts{earlier}; "
-        f"{tally.replies} replies labelled, {tally.quarantined} contexts quarantined",
+        f"futures: {earlier.contexts + tally.contexts} of {num_contexts} contexts"
+        f"{_before(earlier.contexts, 'done')}; {tally.replies} replies labelled, "
+        f"{earlier.quarantined + tally.quarantined} contexts quarantined"
+        f"{_before(earlier.quarantined, 'given up')}",
         f"  {tally.turns} turns in {_span(wall_s)}, {tally.turns / max(wall_s, 1e-9):.1f} turns/s",
     ]
     for role, own in tally.counts.items():
@@ -187,7 +188,7 @@ def summary(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> 
             repaired = f"{own.cut} cut, {own.dropped} shortened, {own.empty} empty"
             lines.append(
                 f"  {role}: {own.requests} requests, {own.prompt_tokens} tokens read, "
-                f"{own.completion_tokens} written; {own.retries} retries; {repaired}"
+                f"{own.completion_tokens} written; {own.retries} retries{_causes(own)}; {repaired}"
             )
     if tally.used.answers:
         lines.append(
@@ -195,6 +196,22 @@ def summary(tally: Tally, num_before: int, num_contexts: int, wall_s: float) -> 
             f"({tally.unparsed_share:.1%})"
         )
     return "\n".join(lines) + "\n"
+
+
+def _causes(own: Counts) -> str:
+    named = {
+        "after no answer in time": own.timeouts,
+        "after a lost connection": own.lost_connections,
+        "after a rate limit": own.rate_limits,
+        "after a server's error": own.server_errors,
+        "after a bad answer": own.bad_answers,
+    }
+    told = ", ".join(f"{count} {cause}" for cause, count in named.items() if count)
+    return f" ({told})" if told else ""
+
+
+def _before(count: int, what: str) -> str:
+    return f", {count} of them {what} before" if count else ""
 
 
 def _simulation(module: LightningModule) -> SimulationModule:

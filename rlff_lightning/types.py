@@ -149,6 +149,8 @@ class Future:
     """The goal was reached within the look-ahead."""
     messages: tuple[Message, ...]
     """What was said after the reply."""
+    is_cut: bool = False
+    """The conversation's last turn came, without success, before the look-ahead's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -165,6 +165,7 @@ def _record(row: dict[str, Any]) -> LabelledReply:
             values=tuple(future["values"]),
             is_success=future["is_success"],
             messages=_messages(future["messages"]),
+            is_cut=future.get("is_cut", False),  # Older parts do not say.
         )
         for future in json.loads(row["futures"])
     )

@@ -1,7 +1,9 @@
 """Simulation of futures as `predict`: the Trainer spreads the contexts over processes."""
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 
+import torch
 from lightning.pytorch import LightningModule
 from typing_extensions import override
 
@@ -14,6 +16,8 @@ from rlff_lightning.simulation.futures import FutureSettings, FutureSimulator
 from rlff_lightning.simulation.simulate import Simulated, simulate
 from rlff_lightning.simulation.tally import CountedSeeker, Tally
 from rlff_lightning.simulation.together import Together
+
+_log = logging.getLogger(__name__)
 
 
 class SimulationModule(LightningModule):
@@ -69,23 +73,29 @@ class SimulationModule(LightningModule):
                 f"{type(self.contexts).__name__} has no human replies; take DialogueContexts"
             )
         self.futures = futures or FutureSettings()
+        num_held = self.contexts.num_held()
+        if num_held is not None and num_contexts > num_held:
+            raise UserError(
+                f"SimulationModule.num_contexts must be at most {num_held}, which is what "
+                f"{type(self.contexts).__name__} hold, got {num_contexts}"
+            )
         self.num_contexts = num_contexts
         self.batch_size = batch_size
         self.batches_at_once = batches_at_once
         self.seed = run_seed(seed)
         self.retry_quarantined = retry_quarantined
+        self.earlier = Tally()
         self._left_out: Collection[int] = ()
         self._together = Together(self.cast, self._play)
         self._batches: list[list[int]] = []
 
-    def leave_out(self, numbers: Collection[int]) -> None:
-        """Simulate all contexts but these, which are done with already."""
-        self._left_out = frozenset(numbers)
-
-    @property
-    def num_left_out(self) -> int:
-        """Contexts that were done with before this run."""
-        return sum(number < self.num_contexts for number in self._left_out)
+    def leave_out(self, finished: Collection[int], quarantined: Collection[int] = ()) -> None:
+        """Simulate all contexts but these, which earlier runs were done with."""
+        self._left_out = frozenset([*finished, *quarantined])
+        self.earlier = Tally(
+            finished=sum(number < self.num_contexts for number in finished),
+            quarantined=sum(number < self.num_contexts for number in quarantined),
+        )
 
     @override
     def predict_dataloader(self) -> "Batches":
@@ -120,7 +130,11 @@ class SimulationModule(LightningModule):
         failed = sum(bool(result.failure) for result in found)
         self.tally.quarantined += failed
         self.tally.finished += len(found) - failed
-        self.tally.replies += sum(len(result.replies) for result in found)
+        replies = [reply for result in found for reply in result.replies]
+        futures = [future for reply in replies for future in reply.futures]
+        self.tally.replies += len(replies)
+        self.tally.futures += len(futures)
+        self.tally.cut += sum(future.is_cut for future in futures)
 
     @property
     def agents(self) -> dict[str, Supporter | Seeker | Critic]:
@@ -140,8 +154,20 @@ class SimulationModule(LightningModule):
 
     @override
     def on_predict_end(self) -> None:
+        self._tell_cut()
         for agent in self.agents.values():
             agent.close()
+
+    def _tell_cut(self) -> None:
+        mine = torch.tensor([self.tally.cut, self.tally.futures], device=self.device)
+        num_cut, num_futures = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+        if num_cut and self.trainer.is_global_zero:
+            _log.warning(
+                "%d of %d futures ended with their conversation's turn %d "
+                "(FutureSettings.max_turns) before they had %d of the seeker's; their labels are "
+                "means over fewer",
+                *(num_cut, num_futures, self.futures.max_turns, self.futures.look_ahead),
+            )
 
 
 class Batches:

@@ -34,6 +34,10 @@ class ContextSource(ABC):
         """Give the data's own reply to each of these contexts; ``None`` where there is none."""
         return [None] * len(numbers)
 
+    def num_held(self) -> int | None:
+        """Count the contexts, from number 0 on; ``None`` where there is no end of them."""
+        return None
+
 
 class SelfPlayContexts(ContextSource):
     """Conversations with the cast's seeker, broken off after a random number of turns.
@@ -113,6 +117,7 @@ class DialogueContexts(ContextSource):
         self.split_seed = split_seed
         self.exclude = [Path(path) for path in exclude or ()]
         self._pairs: list[tuple[Conversation, Message]] = []
+        self._shuffled: dict[int, list[tuple[Conversation, Message]]] = {}
 
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
         return [context for context, _ in self._chosen(numbers, seed)]
@@ -120,7 +125,20 @@ class DialogueContexts(ContextSource):
     def replies(self, numbers: Sequence[int], *, seed: int) -> list[Message | None]:
         return [reply for _, reply in self._chosen(numbers, seed)]
 
+    def num_held(self) -> int:
+        return len(self._read())
+
     def _chosen(self, numbers: Sequence[int], seed: int) -> list[tuple[Conversation, Message]]:
+        if seed not in self._shuffled:
+            self._shuffled[seed] = [*self._read()]
+            Random(derive_seed(seed, "order")).shuffle(self._shuffled[seed])
+        chosen = [self._shuffled[seed][number] for number in numbers]
+        return [
+            (replace(context, seed=derive_seed(seed, context.id)), reply)
+            for context, reply in chosen
+        ]
+
+    def _read(self) -> list[tuple[Conversation, Message]]:
         if not self._pairs:
             self._pairs = read_contexts(
                 "DialogueContexts",
@@ -130,17 +148,7 @@ class DialogueContexts(ContextSource):
                 split_seed=self.split_seed,
                 exclude=self.exclude,
             )
-            Random(derive_seed(seed, "order")).shuffle(self._pairs)
-        if max(numbers, default=0) >= len(self._pairs):
-            raise UserError(
-                f"DialogueContexts.paths hold {len(self._pairs)} contexts; "
-                f"the simulation asks for number {max(numbers) + 1}"
-            )
-        chosen = [self._pairs[number] for number in numbers]
-        return [
-            (replace(context, seed=derive_seed(seed, context.id)), reply)
-            for context, reply in chosen
-        ]
+        return self._pairs
 
 
 class MixedContexts(ContextSource):
@@ -171,6 +179,14 @@ class MixedContexts(ContextSource):
                 inner, seed=derive_seed(seed, "part", part)
             ),
         )
+
+    def num_held(self) -> int | None:
+        ends = [
+            count * len(self.sources) + part
+            for part, count in enumerate(source.num_held() for source in self.sources)
+            if count is not None
+        ]
+        return min(ends, default=None)
 
     def _gather(
         self, numbers: Sequence[int], ask: Callable[[int, list[int]], list[Found]]

@@ -23,7 +23,8 @@ class FutureSettings:
     """The future-oriented reward. Defaults follow CollabLLM (arXiv:2502.00640), not the paper."""
 
     num_futures: int = 3
-    """Futures per candidate, K; 0 takes the critic's value of the seeker's next message alone."""
+    """Futures per candidate, K; 0 takes the critic's value of the seeker's next message alone:
+    look-ahead, discount, aggregate and bonus then mean nothing."""
     look_ahead: int = 2
     """Seeker turns of a future, H, the direct answer to the reply included."""
     gamma: float = 1.0
@@ -33,7 +34,9 @@ class FutureSettings:
     success_bonus: float = 0.0
     """Added for success, the more the earlier."""
     max_turns: int = 8
-    """Supporter turns after which a conversation ends."""
+    """Supporter turns after which a conversation ends, as an episode does that a policy is tested
+    by: a future that this leaves shorter than H is complete, and averages the turns that it has. It
+    is marked, counted and told. Contexts of longer dialogues ask for more turns."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_futures", 0), ("look_ahead", 1), ("max_turns", 1)):
@@ -108,7 +111,7 @@ class FutureSimulator:
 
     def _continue(self, begun: Sequence[Episode]) -> list[Episode]:
         """Play on where the goal is not reached and turns are left."""
-        more = self.settings.look_ahead - 1 if self.settings.num_futures else 0
+        more = self._horizon - 1
         unsolved = [
             index
             for index, episode in enumerate(begun)
@@ -125,11 +128,16 @@ class FutureSimulator:
             episodes[index] = replace(rest, verdicts=(*begun[index].verdicts, *rest.verdicts))
         return episodes
 
+    @property
+    def _horizon(self) -> int:
+        return self.settings.look_ahead if self.settings.num_futures else 1
+
     def _future(self, candidate: Candidate, episode: Episode) -> Future:
         return Future(
             values=tuple(verdict.value for verdict in episode.verdicts),
             is_success=episode.is_success,
             messages=episode.conversation.messages[len(candidate.context.messages) + 1 :],
+            is_cut=not episode.is_success and len(episode.verdicts) < self._horizon,
         )
 
     def _summarise(self, candidate: Candidate, episodes: Sequence[Episode]) -> LabelledReply:
@@ -150,9 +158,9 @@ class FutureSimulator:
                 future.values,
                 gamma=settings.gamma,
                 aggregate=settings.aggregate,
-                success_bonus=settings.success_bonus,
+                success_bonus=settings.success_bonus if settings.num_futures else 0.0,
                 is_success=future.is_success,
-                horizon=settings.look_ahead,
+                horizon=self._horizon,
             )
             for future in futures
         ]

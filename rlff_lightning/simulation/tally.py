@@ -20,6 +20,10 @@ class Tally:
     """Contexts given up."""
     replies: int = 0
     """Labelled replies."""
+    futures: int = 0
+    """Futures of these replies."""
+    cut: int = 0
+    """Of them, those that the conversation's last turn left shorter than the look-ahead."""
     turns: int = 0
     """Seeker answers, each with the supporter's reply and the critic's verdict around it."""
     counts: dict[str, Counts] = field(default_factory=dict)
@@ -46,6 +50,8 @@ class Tally:
             finished=self.finished + other.finished,
             quarantined=self.quarantined + other.quarantined,
             replies=self.replies + other.replies,
+            futures=self.futures + other.futures,
+            cut=self.cut + other.cut,
             turns=self.turns + other.turns,
             counts={
                 role: self.counts.get(role, Counts()) + other.counts.get(role, Counts())

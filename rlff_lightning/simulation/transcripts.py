@@ -80,7 +80,8 @@ def write_futures(replies: Sequence[LabelledReply], path: Path, title: str) -> N
             lines += [_spoken(reply.reply), ""]
             for place, future in enumerate(reply.futures, start=1):
                 end = "solved" if future.is_success else "not solved"
-                lines += [f"Future {place}, {end}:", ""]
+                cut = ", cut at the conversation's last turn" if future.is_cut else ""
+                lines += [f"Future {place}, {end}{cut}:", ""]
                 values = iter(future.values)
                 for message in future.messages:
                     value = f"{next(values):+.2f}" if message.role == "seeker" else ""

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from callbacks.futures_writer import FuturesWriter
+from callbacks.simulation_progress import SimulationProgress
 from rlff_lightning.agents.base import Critic
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
@@ -114,7 +115,7 @@ def test_a_proposer_is_a_part_of_what_a_run_is(
 
 
 def test_contexts_that_were_given_up_wait_in_quarantine_until_they_are_asked_for(
-    quiet_trainer: Callable[..., Any], tmp_path: Path
+    quiet_trainer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(critic: Critic, **settings: Any) -> tuple[list[LabelledReply], pd.DataFrame]:
         rows = simulate(tmp_path, quiet_trainer, 12, 5, critic=critic, **settings)
@@ -127,8 +128,18 @@ def test_contexts_that_were_given_up_wait_in_quarantine_until_they_are_asked_for
     assert 0 < len(struck) < 12
     assert rows == [row for row in whole if row.context.source not in sources(whole, struck)]
     assert set(quarantine["reason"]) == {"server said 503"}
-    # The next run leaves them alone, though nothing would fail now.
-    assert run(BlindCritic(None))[0] == rows
+    # The next run leaves them alone, though nothing would fail now, and does not forget them.
+    module = SimulationModule(
+        MixedSupporter(), ScriptedSeeker(), BlindCritic(None), num_contexts=12, batch_size=5
+    )
+    progress = [FuturesWriter(), SimulationProgress()]
+    capsys.readouterr()
+    quiet_trainer(tmp_path, enable_progress_bar=True, callbacks=progress).predict(module)
+    assert capsys.readouterr().out.startswith(
+        "futures: 12 of 12 contexts, 12 of them done before; 0 replies labelled, "
+        f"{len(struck)} contexts quarantined, {len(struck)} of them given up before\n"
+    )
+    assert read_parts(tmp_path / "futures") == rows
     found, left = run(BlindCritic(None), retry_quarantined=True)
     assert found == whole
     assert left.empty

@@ -18,7 +18,13 @@ TALLY = Tally(
     turns=600,
     counts={
         "supporter": Counts(
-            requests=700, prompt_tokens=90_000, completion_tokens=12_000, retries=3, cut=4
+            requests=700,
+            prompt_tokens=90_000,
+            completion_tokens=12_000,
+            retries=3,
+            rate_limits=2,
+            timeouts=1,
+            cut=4,
         ),
         "seeker": Counts(),
         "critic": Counts(
@@ -28,18 +34,21 @@ TALLY = Tally(
 )
 
 
+EARLIER = Tally(finished=67, quarantined=3)
+
+
 def test_the_line_gives_rates_of_this_run_and_contexts_of_all_runs() -> None:
     # 30 contexts in 60 s, 70 before: of 160 the last 60 take 120 s. 600 turns and 12600 tokens in
     # 60 s are 10 and 210 per second; 10 of 400 answers are 2.5 %.
-    assert line(TALLY, num_before=70, num_contexts=160, wall_s=60) == (
-        "contexts 100/160 | 2 quarantined | 10 turns/s | 210 tokens/s | "
+    assert line(TALLY, EARLIER, num_contexts=160, wall_s=60) == (
+        "contexts 100/160 | 5 quarantined | 10 turns/s | 210 tokens/s | "
         "supporter 90.0k in 12.0k out, critic 1.5M in 600 out | 3 retries | 2.5% unparsed | "
         "2 min 00 s left"
     )
 
 
 def test_a_line_too_long_for_the_terminal_loses_its_longest_parts_and_keeps_how_far_it_is() -> None:
-    whole = line(TALLY, num_before=70, num_contexts=160, wall_s=60)
+    whole = line(TALLY, EARLIER, num_contexts=160, wall_s=60)
     assert fitted(whole, columns=len(whole) + 1) == whole
     assert fitted(whole, columns=100) == (
         "contexts 100/160 | 10 turns/s | 210 tokens/s | 3 retries | 2.5% unparsed | 2 min 00 s left"
@@ -49,17 +58,17 @@ def test_a_line_too_long_for_the_terminal_loses_its_longest_parts_and_keeps_how_
 
 
 def test_before_the_first_context_no_time_is_promised() -> None:
-    assert line(Tally(), num_before=0, num_contexts=9, wall_s=5) == "contexts 0/9 | 0 turns/s"
+    assert line(Tally(), Tally(), num_contexts=9, wall_s=5) == "contexts 0/9 | 0 turns/s"
 
 
 def test_the_summary_names_every_role_that_used_a_model() -> None:
-    text = summary(TALLY, num_before=70, num_contexts=100, wall_s=7260)
+    text = summary(TALLY, EARLIER, num_contexts=100, wall_s=7260)
     assert text.splitlines() == [
         "futures: 100 of 100 contexts, 70 of them done before; "
-        "110 replies labelled, 2 contexts quarantined",
+        "110 replies labelled, 5 contexts quarantined, 3 of them given up before",
         "  600 turns in 2 h 01 min, 0.1 turns/s",
-        "  supporter: 700 requests, 90000 tokens read, 12000 written; 3 retries; "
-        "4 cut, 0 shortened, 0 empty",
+        "  supporter: 700 requests, 90000 tokens read, 12000 written; 3 retries (1 after no answer "
+        "in time, 2 after a rate limit); 4 cut, 0 shortened, 0 empty",
         "  critic: 600 requests, 1500000 tokens read, 600 written; 0 retries; "
         "0 cut, 0 shortened, 0 empty",
         "  10 of 400 critic answers unparsed (2.5%)",

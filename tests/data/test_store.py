@@ -46,6 +46,7 @@ records = st.builds(
             values=st.lists(values, min_size=1, max_size=3).map(tuple),
             is_success=st.booleans(),
             messages=spoken,
+            is_cut=st.booleans(),
         ),
         max_size=2,
     ).map(tuple),

@@ -83,6 +83,26 @@ def test_a_future_ends_with_the_conversations_last_turn() -> None:
     assert value == pytest.approx(0.3)
 
 
+def test_a_future_that_the_last_turn_leaves_shorter_than_the_look_ahead_is_marked() -> None:
+    def cut(judge: Judge, **settings: int) -> list[bool]:
+        cast = Cast(Nodder(), Listener(), judge)
+        simulator = FutureSimulator(cast, FutureSettings(**{"num_futures": 1, **settings}))
+        [record] = simulator.label([Candidate(context=Listener().open([1])[0], reply=REPLY)])
+        return [future.is_cut for future in record.futures]
+
+    never, at_once = Judge([0.5] * 9), Judge([0.5] * 9, solved=1)
+    assert cut(never, look_ahead=3, max_turns=2) == [True]
+    assert cut(never, look_ahead=2, max_turns=2) == [False]
+    # Success ends a future early, and so does an immediate value, which looks no further.
+    assert cut(at_once, look_ahead=3, max_turns=2) == [False]
+    assert cut(never, look_ahead=3, max_turns=1, num_futures=0) == [False]
+
+
+def test_an_immediate_value_has_no_bonus() -> None:
+    found = label(Judge([0.4], solved=1), num_futures=0, look_ahead=3, success_bonus=0.5)
+    assert found == (0.4, 0.0, 1)
+
+
 @pytest.mark.parametrize(("aggregate", "value"), [("terminal", -0.2), ("max", 0.6)])
 def test_other_aggregates_take_the_last_or_the_best_value(aggregate: str, value: float) -> None:
     found = label(Judge([0.1, 0.6, -0.2]), look_ahead=3, aggregate=aggregate)
