@@ -14,6 +14,7 @@ from rlff_lightning.engines.adapter_folder import base_and_adapter, check_adapte
 from rlff_lightning.engines.base import Completion, Engine, Sampling
 from rlff_lightning.engines.host_state import host_kept, rng_kept
 from rlff_lightning.engines.limits import check_model_folder, check_requests, check_sampling
+from rlff_lightning.engines.next_tokens import next_tokens, read_next_tokens
 from rlff_lightning.engines.vllm_process import engine_closed, engine_opened, prepare_process
 from rlff_lightning.errors import UserError
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 Quantization = Literal["fp8_per_tensor", "fp8_per_block", "fp8_per_channel"]
 """What vLLM makes of 16-bit weights while it loads them."""
+
+_FEW_TOKENS = 4
+"""Up to as many, as the options of a judge have, completions are scored token by token."""
 
 _INITIAL_ID = 2**30
 """vLLM's id of an adapter that the engine begins with: far from those of versions."""
@@ -126,6 +130,8 @@ class VLLMEngine(Engine):
         # vLLM scores a prompt only on the way to a token behind it.
         room = [len(completion) + 1 for completion in completions]
         check_requests("VLLMEngine.logps", prompts, room, self.max_model_len)
+        if max(map(len, completions), default=0) <= _FEW_TOKENS:
+            return self._logps_of_few(prompts, completions)
         rows = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
         scored = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0}
         outputs = self._run(rows, [scored] * len(rows))
@@ -133,6 +139,23 @@ class VLLMEngine(Engine):
             _flat(output.prompt_logprobs)[len(prompt) - 1 :]
             for output, prompt in zip(outputs, prompts, strict=True)
         ]
+
+    def _logps_of_few(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Ask for single next tokens, where prefixes are shared: scored prompts share none."""
+        asked = next_tokens(prompts, completions)
+        settings = [
+            {"temperature": 0.0, "max_tokens": 1, "logprob_token_ids": ids}
+            for ids in asked.values()
+        ]
+        outputs = self._run(list(asked), settings)
+        # Before the tokens asked for, vLLM puts the one that it sampled.
+        found = {
+            prefix: dict(zip(ids, _flat(output.outputs[0].logprobs)[1:], strict=False))
+            for (prefix, ids), output in zip(asked.items(), outputs, strict=True)
+        }
+        return read_next_tokens(found, prompts, completions)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         llm = self._running()

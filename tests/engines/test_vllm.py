@@ -166,6 +166,15 @@ def test_logps_are_the_models_after_each_of_two_syncs(engine, model, prompts, ex
         assert largest_gap(fresh, model, prompts, expected_logps) < 1e-5
 
 
+def test_options_of_few_tokens_are_scored_as_the_model_does(engine, model, prompts, expected_logps):
+    options = [[65], [66], [66, 67], [68, 69, 70, 71], [66, 67, 70]]
+    rows = [prompt for prompt in prompts for _ in options]
+    scored = engine.logps(rows, options * len(prompts))
+    for prompt, option, logps in zip(rows, options * len(prompts), scored, strict=True):
+        expected = expected_logps(model, prompt, option)
+        torch.testing.assert_close(torch.tensor(logps), expected, atol=1e-5, rtol=0)
+
+
 def test_kept_prefixes_give_the_same_bits_turn_after_turn(engine, model_folder, settings, prompts):
     torch.set_num_threads(1)
     keeping = VLLMEngine(str(model_folder), **settings, keep_prefixes=True)
