@@ -20,9 +20,10 @@ from rlff_lightning.modules.goal_crisis import CrisisCheck
 from rlff_lightning.modules.goal_figures import Part, PartFigures
 from rlff_lightning.modules.goal_panel import Panel
 from rlff_lightning.modules.goal_settings import MAIN, HeldOut, identify
-from rlff_lightning.modules.goal_store import EpisodeStore, Played, fingerprint
+from rlff_lightning.modules.goal_store import EpisodeStore, Played
 from rlff_lightning.modules.goal_summary import summarise
 from rlff_lightning.modules.goal_table import print_goal
+from rlff_lightning.modules.unfinished import fingerprint
 from rlff_lightning.seeds import derive_seed, run_seed
 from rlff_lightning.simulation.transcripts import remove_rank_files, write_episodes, write_markdown
 
@@ -96,7 +97,7 @@ class GoalModule(LightningModule):
             seed=self.seed,
         )
         self._store = EpisodeStore(self._folder, decisive)
-        self._done = self._store.read()
+        self._done = self._store.episodes()
         # Before another process writes its first batch.
         self.trainer.strategy.barrier()
 
@@ -153,7 +154,7 @@ class GoalModule(LightningModule):
             seeker.open(batch), Cast(supporter, seeker, panel), max_turns=self.max_turns
         )
         played = [Played(episode, panel.courses(episode.conversation)) for episode in episodes]
-        self._store.append(part.key, batch, played, self.global_rank)
+        self._store.keep(part.key, batch, played, self.global_rank)
         check.update(played)
 
     @override

@@ -1,6 +1,8 @@
 """Response quality as `test`: replies to held-out contexts beside the human's."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ from rlff_lightning.modules.quality_judging import (
     judge_replies,
     rating_figures,
 )
+from rlff_lightning.modules.quality_work import ContextWork
 from rlff_lightning.modules.samples import ELSEWHERE, HUMAN
+from rlff_lightning.modules.unfinished import UnfinishedRows, fingerprint, read_message
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.simulation.transcripts import remove_rank_files
 from rlff_lightning.types import Conversation, Message
@@ -43,6 +47,9 @@ class QualityModule(LightningModule):
     The human's own replies are the yardstick of length and variety, and a human's reply to another
     context that of likeness: what is no more like the right reply than that one does not fit.
 
+    A run that was stopped goes on where it was, unless the policies, the judge or the contexts
+    have changed.
+
     Args:
         policies: Supporters by name, each as it is set up (greedy, unless it says otherwise).
         strategies: Strategies to tell apart; ``None`` takes those that the held-out human replies
@@ -50,7 +57,7 @@ class QualityModule(LightningModule):
         use_wordnet: Give METEOR with its synonym stage, which needs NLTK's WordNet data, instead
             of the exact and stem stages alone.
         bert_model: Encoder for BERTScore, a folder or a hub name; none without it.
-        batch_size: Contexts that a policy replies to at once, per process.
+        batch_size: Contexts that a policy replies to, and a judge judges, at once per process.
         judge: Rates every reply, the human's ones too, and compares supporters two by two; none
             without it.
         comparisons: Names of the two supporters of each comparison, ``human`` and
@@ -135,11 +142,13 @@ class QualityModule(LightningModule):
     @override
     def on_test_epoch_end(self) -> None:
         examples = [self._examples[place] for place in self._places]
-        replies = {name: self._reply(policy, examples) for name, policy in self.policies.items()}
+        contexts = [context for context, _ in examples]
+        folder = Path(self.trainer.default_root_dir)
+        store, work = self._work(folder)
+        replies = {name: self._reply(name, contexts, work) for name in self.policies}
         replies[HUMAN] = [reply for _, reply in examples]
         replies[ELSEWHERE] = [self._elsewhere(place) for place in self._places]
-        judged = self._judge([context for context, _ in examples], replies)
-        folder = Path(self.trainer.default_root_dir)
+        judged = self._judge(contexts, replies, work)
         if self.trainer.is_global_zero:
             remove_rank_files(folder / "replies")
         self.trainer.strategy.barrier()
@@ -147,23 +156,47 @@ class QualityModule(LightningModule):
         summary = self._summary(examples, replies, judged)
         if self.trainer.is_global_zero:
             write_quality(summary, folder)
+            store.clear()
             print_quality(summary, folder)
 
-    def _reply(self, policy: Supporter, examples: Sequence[Example]) -> list[Message]:
-        contexts = [context for context, _ in examples]
-        replies: list[Message] = []
-        for start in range(0, len(contexts), self.batch_size):
-            replies += policy.reply(contexts[start : start + self.batch_size])
+    def _work(self, folder: Path) -> tuple[UnfinishedRows, ContextWork]:
+        examples = [(asdict(context), asdict(reply)) for context, reply in self._examples]
+        store = UnfinishedRows(
+            folder,
+            fingerprint(policies=self.policies, judge=self.judge, examples=json.dumps(examples)),
+        )
+        work = ContextWork(
+            store,
+            self._places,
+            self.batch_size,
+            rank=self.global_rank,
+            is_shown=self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None,
+        )
+        # Before another process keeps its first batch.
+        self.trainer.strategy.barrier()
+        return store, work
+
+    def _reply(
+        self, name: str, contexts: Sequence[Conversation], work: ContextWork
+    ) -> list[Message]:
+        policy = self.policies[name]
+        rows = work.run(
+            f"replies of {name}",
+            lambda batch: [asdict(m) for m in policy.reply([contexts[i] for i in batch])],
+        )
         # One engine at a time.
         policy.close()
-        return replies
+        return [read_message(row) for row in rows]
 
     def _judge(
-        self, contexts: Sequence[Conversation], replies: dict[str, list[Message]]
+        self,
+        contexts: Sequence[Conversation],
+        replies: dict[str, list[Message]],
+        work: ContextWork,
     ) -> Judged | None:
         if self.judge is None:
             return None
-        judged = judge_replies(self.judge, contexts, replies, self.comparisons)
+        judged = judge_replies(self.judge, contexts, replies, self.comparisons, work)
         self.judge.close()
         return judged
 

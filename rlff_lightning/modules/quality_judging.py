@@ -1,7 +1,7 @@
 """Lets a judge rate every supporter's replies, and compare those of two in both orders."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from rlff_lightning.agents.reply_judge import DIMENSIONS, RATINGS, Rating, ReplyJudge
 from rlff_lightning.functional.preferences import Preference
 from rlff_lightning.metrics.judged import PairwisePreference, RatedReplies
+from rlff_lightning.modules.quality_work import ContextWork
 from rlff_lightning.types import Conversation, Message
 
 
@@ -36,6 +37,7 @@ def judge_replies(
     contexts: Sequence[Conversation],
     replies: dict[str, list[Message]],
     comparisons: Sequence[tuple[str, str]],
+    work: ContextWork,
 ) -> Judged:
     """Have all replies rated, and compared.
 
@@ -47,18 +49,42 @@ def judge_replies(
         contexts: What was replied to, N.
         replies: N replies of each supporter.
         comparisons: Supporters to compare, two by two.
+        work: Takes the contexts batch by batch.
     """
-    ratings = {name: _rate(judge, contexts, said) for name, said in replies.items()}
-    compared = [
-        Compared(
-            first,
-            second,
-            _prefer(judge, contexts, replies[first], replies[second]),
-            _prefer(judge, contexts, replies[second], replies[first]),
+
+    def rate(name: str) -> list[Rating]:
+        said = replies[name]
+        return work.run(
+            f"rating {name}",
+            lambda batch: _rate(judge, _at(contexts, batch), _at(said, batch)),
         )
+
+    def prefer(first: str, second: str) -> list[Preference | None]:
+        firsts, seconds = replies[first], replies[second]
+        rows = work.run(
+            f"comparing {first}, {second}",
+            lambda batch: [
+                {"preference": preference}
+                for preference in _prefer(
+                    judge, _at(contexts, batch), _at(firsts, batch), _at(seconds, batch)
+                )
+            ],
+        )
+        return [row["preference"] for row in rows]
+
+    ratings = {name: rate(name) for name in replies}
+    compared = [
+        Compared(first, second, prefer(first, second), prefer(second, first))
         for first, second in comparisons
     ]
     return Judged(ratings, compared)
+
+
+Item = TypeVar("Item")
+
+
+def _at(items: Sequence[Item], places: Sequence[int]) -> list[Item]:
+    return [items[place] for place in places]
 
 
 def _rate(

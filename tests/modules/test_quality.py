@@ -36,15 +36,32 @@ class Knowing(Supporter):
         return [silence] * len(known) if self.is_silent else known
 
 
+class Counting(Knowing):
+    """Writes down what it is asked."""
+
+    def __init__(self, data: Replies, asked: list[str]) -> None:
+        super().__init__(data)
+        self._asked = asked
+
+    def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
+        self._asked += [conversation.id for conversation in conversations]
+        return super().reply(conversations)
+
+
 class Wordy(ReplyJudge):
-    """Rates and prefers by the number of words."""
+    """Rates and prefers by the number of words, until it is killed."""
 
     name = "wordy"
 
-    def __init__(self) -> None:
+    def __init__(self, lives: int = 1000) -> None:
         self.is_closed = False
+        self._lives = lives
+        self._num_rated = 0
 
     def rate(self, contexts: Sequence[Conversation], replies: Sequence[Message]) -> list[Rating]:
+        if self._num_rated + len(replies) > self._lives:
+            raise RuntimeError("killed")
+        self._num_rated += len(replies)
         values = [min(5, len(reply.text.split())) for reply in replies]
         return [dict.fromkeys(DIMENSIONS, value) for value in values]
 
@@ -163,6 +180,43 @@ def test_a_judge_rates_everybody_and_compares_both_ways(
         min(5, own) for own, _ in counts
     ]
     assert {line["comparisons"][0]["swapped"] for line in lines} == {"second"}
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_files(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    def run(name: str, judge: Wordy, asked: list[str]) -> dict[str, bytes]:
+        data = scripted()
+        policy = Counting(data, asked)
+        module = QualityModule({"knowing": policy}, batch_size=7, judge=judge)
+        quiet_trainer(tmp_path / name).test(module, data, verbose=False)
+        files = [tmp_path / name / "summary.json", tmp_path / name / "replies" / "0.jsonl"]
+        return {file.name: file.read_bytes() for file in files}
+
+    whole_asked: list[str] = []
+    whole = Wordy()
+    expected = run("whole", whole, whole_asked)
+    asked: list[str] = []
+    with pytest.raises(RuntimeError, match="killed"):
+        run("stopped", Wordy(lives=20), asked)
+    again = Wordy()
+    assert run("stopped", again, asked) == expected
+    # No reply was asked for twice, and the two batches of seven that had been rated are not rated.
+    assert asked == whole_asked
+    assert again._num_rated == whole._num_rated - 14
+    assert not (tmp_path / "stopped" / ".unfinished").exists()
+
+
+def test_a_bar_shows_how_the_judge_gets_on_unless_bars_are_off(
+    quiet_trainer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_shown in (False, True):
+        data = scripted()
+        module = QualityModule({"knowing": Knowing(data)}, judge=Wordy())
+        quiet_trainer(tmp_path, enable_progress_bar=is_shown).test(module, data, verbose=False)
+        shown = capsys.readouterr().err
+        assert ("rating knowing: 100%" in shown) == is_shown
+        assert ("contexts/s" in shown) == is_shown
 
 
 def test_every_two_policies_are_compared_unless_pairs_are_named() -> None:
