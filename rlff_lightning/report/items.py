@@ -32,6 +32,7 @@ _FUTURE_COLUMNS = [
     "standard_error",
     "futures",
 ]
+_COMPLETION_COLUMNS = ["iteration", "context_id", "turn", "seeker", "completion", "advantage"]
 
 
 def read_items(run: RunFolder, *, max_items: int) -> list[Item]:
@@ -102,10 +103,10 @@ def _judged(messages: list[Item], verdicts: Sequence[tuple[str, float]]) -> list
 
 def _futures(stage: StageFolder, max_items: int) -> Iterator[Item]:
     """Contexts with their candidates and the futures of each."""
-    tables = [_table(part) for part in _parts(stage.folder / "futures")]
-    if not tables:
+    parts = _parts(stage.folder / "futures")
+    if not parts:
         return
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables(_read(part, _FUTURE_COLUMNS).select(_FUTURE_COLUMNS) for part in parts)
     ids = sorted(set(table["context_id"].to_pylist()), key=_place)[:max_items]
     rows: dict[str, list[Item]] = {name: [] for name in ids}
     for row in table.to_pylist():
@@ -149,7 +150,7 @@ def _samples(stage: StageFolder) -> Iterator[Item]:
     """Groups of completions that the policy was trained on."""
     for part in _parts(stage.folder / "completions"):
         groups: dict[tuple[int, str, int], list[Item]] = {}
-        for row in _read(part, None).to_pylist():
+        for row in _read(part, _COMPLETION_COLUMNS).to_pylist():
             key = (row["iteration"], row["context_id"], row["turn"])
             groups.setdefault(key, []).append(row)
         for (iteration, context, turn), rows in groups.items():
@@ -224,13 +225,13 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(part for part in folder.glob("*.parquet") if part.name[0] not in "_.")
 
 
-def _table(part: Path) -> pa.Table:
-    return _read(part, _FUTURE_COLUMNS)
-
-
-def _read(part: Path, columns: list[str] | None) -> pa.Table:
+def _read(part: Path, columns: Sequence[str]) -> pa.Table:
     try:
         table = pq.read_table(part)
-        return table.select(columns) if columns else table
-    except (pa.ArrowInvalid, KeyError) as error:
+        # Else text that is no UTF-8 would show itself only where it is read.
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{part}: no part that a report can read: {error}") from error
+    if missing := sorted(set(columns) - set(table.column_names)):
+        raise UserError(f"{part}: no part that a report can read: without {', '.join(missing)}")
+    return table

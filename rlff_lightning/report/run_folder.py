@@ -50,25 +50,22 @@ class StageFolder:
         """Read ``metrics.csv``: every key with its values by step.
 
         Raises:
-            UserError: If a cell is no number.
+            UserError: If a cell is no number, or the file is no table.
         """
         file = self.folder / "metrics.csv"
         curves: dict[str, Curve] = {}
-        if not file.is_file():
-            return curves
-        with file.open(encoding="utf-8", newline="") as stream:
-            for number, row in enumerate(csv.DictReader(stream), start=2):
-                for key, cell in row.items():
-                    if key in {"step", "epoch"} or not cell or not isinstance(cell, str):
-                        continue
-                    try:
-                        point = (int(float(row["step"])), float(cell))
-                    except (KeyError, TypeError, ValueError) as error:
-                        raise UserError(
-                            f"{file}:{number}: {key} must be a number beside a step, got {cell!r}"
-                        ) from error
-                    if math.isfinite(point[1]):
-                        curves.setdefault(str(key), []).append(point)
+        for number, row in enumerate(_rows(file), start=2):
+            for key, cell in row.items():
+                if key in {"step", "epoch"} or not cell or not isinstance(cell, str):
+                    continue
+                try:
+                    point = (int(float(row["step"])), float(cell))
+                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    raise UserError(
+                        f"{file}:{number}: {key} must be a number beside a step, got {cell!r}"
+                    ) from error
+                if math.isfinite(point[1]):
+                    curves.setdefault(str(key), []).append(point)
         return curves
 
 
@@ -152,7 +149,7 @@ def read_object(file: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{file}{line}: no JSON: {error}") from error
     if not isinstance(content, dict):
@@ -166,17 +163,28 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: If a line is something else.
     """
-    with file.open(encoding="utf-8") as stream:
+    # As bytes: what is no text is told with its line.
+    with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{file}:{number}: no JSON: {error}") from error
             if not isinstance(row, dict):
                 raise UserError(f"{file}:{number}: must be a JSON object")
             yield row
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: no table of comma-separated values: {error}") from error
 
 
 def _is_stage(folder: Path) -> bool:

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 from collections.abc import Callable
@@ -5,6 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rlff_lightning.errors import UserError
@@ -188,16 +191,42 @@ def test_a_studys_page_shows_every_arm_and_what_arms_share_once(
         ("metrics.csv", "step,a\n0,1\n1,x\n", r"evaluate/metrics.csv:3: a must be a number .*'x'"),
         ("episodes/sft-0.jsonl", "{}\n{", r"episodes/sft-0.jsonl:2: no JSON"),
         ("futures/part-0.parquet", "no", r"futures/part-0.parquet: no part that a report can read"),
+        ("episodes/sft-0.jsonl", b'{}\n{"id": "\xff"}', r"sft-0.jsonl:2: no JSON: 'utf-8' codec"),
+        ("metrics.csv", b"step,a\n0,\xff\n", r"evaluate/metrics.csv: no table .*'utf-8' codec"),
     ],
 )
 def test_a_damaged_file_is_named(
-    small_run: Callable[..., Path], tmp_path: Path, file: str, content: str, message: str
+    small_run: Callable[..., Path], tmp_path: Path, file: str, content: str | bytes, message: str
 ) -> None:
     folder = small_run(tmp_path / "run")
     target = folder / "evaluate" / file
     target.parent.mkdir(exist_ok=True)
-    target.write_text(content)
+    target.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=message):
+        render(find_run(folder), max_items=10)
+
+
+@pytest.mark.parametrize("stage", ["futures/futures", "policy/completions"])
+def test_a_damaged_part_is_named_wherever_the_damage_is(
+    small_run: Callable[..., Path], tmp_path: Path, stage: str
+) -> None:
+    folder = small_run(tmp_path / "run")
+    (part,) = (folder / stage).glob("*.parquet")
+    whole, message = part.read_bytes(), f"{part.name}: no part that a report can read"
+    # Its first page, and its footer; a page that can be read may hold text that is none.
+    for damaged in (whole[:8] + bytes(9) + whole[17:], whole[:-30]):
+        part.write_bytes(damaged)
+        with pytest.raises(UserError, match=message):
+            render(find_run(folder), max_items=10)
+    table = pq.read_table(io.BytesIO(whole))
+    text = pa.array([b"\xff"] * table.num_rows).view(pa.string())
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("context_id"), "context_id", text), part
+    )
+    with pytest.raises(UserError, match=f"{message}.*UTF8"):
+        render(find_run(folder), max_items=10)
+    pq.write_table(table.drop_columns("context_id"), part)
+    with pytest.raises(UserError, match=f"{message}: without context_id"):
         render(find_run(folder), max_items=10)
 
 
