@@ -81,6 +81,7 @@ def _summary(labelled: Sequence[LabelledReply]) -> dict[str, float]:
     return {
         "rollout/simulated_failures": float(len(labelled) - len(whole)),
         "rollout/simulated_success": sum(f.is_success for f in futures) / max(len(futures), 1),
+        "rollout/simulated_cut": sum(f.is_cut for f in futures) / max(len(futures), 1),
         "rollout/simulated_error": sum(errors) / max(len(errors), 1),
     }
 

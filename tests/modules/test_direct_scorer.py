@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from callbacks.reward_drift import RewardDrift
-from rlff_lightning.agents.base import Critic, Seeker
+from rlff_lightning.agents.base import Critic, Seeker, Supporter
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.data.store import read_parts
@@ -50,6 +50,13 @@ class Reader(Critic):
         ]
 
 
+class Steady(Supporter):
+    """Always says the same number."""
+
+    def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
+        return [Message(role="supporter", text="0.5")] * len(conversations)
+
+
 def sampled(context_id: str, text: str) -> Sampled:
     context = Conversation(id=context_id, messages=(Message(role="seeker", text="hello"),))
     reply = Message(role="supporter", text=text)
@@ -70,6 +77,16 @@ def test_a_future_that_was_broken_off_teaches_nothing() -> None:
     assert scorer.report()["rollout/simulated_failures"] == 3.0
     with pytest.raises(RuntimeError, match="every simulated future was broken off"):
         scorer.score([sampled("b", "?")])
+
+
+def test_futures_that_the_last_turn_cuts_are_reported() -> None:
+    shares = []
+    for max_turns in (1, 2):
+        futures = FutureSettings(num_futures=2, look_ahead=2, max_turns=max_turns)
+        scorer = FutureScorer(Echo(), Reader(), Steady(), futures)
+        scorer.score([sampled("a", "0.5")])
+        shares.append(scorer.report()["rollout/simulated_cut"])
+    assert shares == [1.0, 0.0]
 
 
 def test_the_direct_reward_is_the_label_that_a_simulation_writes(futures_folder: Path) -> None:
