@@ -36,6 +36,7 @@ from rlff_lightning.engines.engine_chat import EngineChatModel
 from rlff_lightning.engines.vllm import VLLMEngine
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.futures import FutureSettings
+from rlff_lightning.simulation.tally import Tally
 from rlff_lightning.types import Conversation
 
 
@@ -129,9 +130,11 @@ def cast_of(kind: str, engine: Engine, max_tokens: int) -> Cast:
         supporter = LanguageModelSupporter(engine, temperature=1.0, max_tokens=max_tokens)
         return Cast(supporter, ScriptedSeeker(), ScriptedCritic())
     model = EngineChatModel(engine, max_prompt_tokens=2048 - max_tokens)
+    # So small a model does not always end a sentence.
+    speaking = {"max_tokens": max_tokens, "max_empty_retries": 12}
     return Cast(
-        PromptedSupporter(model, max_tokens=max_tokens),
-        ScriptedOpening(model, max_tokens=max_tokens),
+        PromptedSupporter(model, **speaking),
+        ScriptedOpening(model, **speaking),
         LanguageModelCritic(model, max_tokens=16),
     )
 
@@ -146,7 +149,7 @@ class ScriptedOpening(LanguageModelSeeker):
 
 def collect(
     cast: Cast, futures: FutureSettings, num_contexts: int, seed: int, **sizes: int
-) -> None:
+) -> Tally:
     """Simulate as ``rlff predict`` does; nothing is stored."""
     module = SimulationModule(*cast, futures=futures, num_contexts=num_contexts, seed=seed, **sizes)
     trainer = Trainer(
@@ -158,6 +161,7 @@ def collect(
         enable_model_summary=False,
     )
     trainer.predict(module, return_predictions=False)
+    return module.tally
 
 
 def measure(
@@ -168,15 +172,19 @@ def measure(
     sizes = {"batch_size": options.batch_size, "batches_at_once": options.batches_at_once}
     for number in range(1, options.rounds + 1):
         engine.calls = []
+        tallies: list[Tally] = []
         ours = timed(
-            lambda number=number: collect(cast, futures, options.contexts, number, **sizes)
+            lambda number=number, tallies=tallies: tallies.append(
+                collect(cast, futures, options.contexts, number, **sizes)
+            )
         )
         calls, engine.calls = engine.calls, []
         theirs = timed(lambda calls=calls: bare(engine, calls, with_seeds=True))
         unseeded = timed(lambda calls=calls: bare(engine, calls, with_seeds=False))
         tokens = sum(call.num_tokens for call in calls)
         print(
-            f"round {number}: {len(calls)} completions, {tokens} tokens; tokens/s by wall (CPU): "
+            f"round {number}: {tallies[0].finished} contexts labelled, {tallies[0].quarantined} "
+            f"given up; {len(calls)} completions, {tokens} tokens; tokens/s by wall (CPU): "
             f"simulation {tokens / ours[0]:.0f} ({tokens / ours[1]:.0f}), "
             f"bare {tokens / theirs[0]:.0f} ({tokens / theirs[1]:.0f}), "
             f"ratio {theirs[0] / ours[0]:.2f} ({theirs[1] / ours[1]:.2f}); to bare without seeds "
