@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
@@ -115,10 +115,23 @@ class RunCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, CheckpointFiles()]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:
             # Of a flag's value: an unknown accelerator or strategy, say.
             raise UserError(f"trainer: {error}") from error
+        if self._get(self.config, "ckpt_path") == "last":
+            _write_again_in_place(trainer)
+        return trainer
+
+
+def _write_again_in_place(trainer: Trainer) -> None:
+    """Let checkpoints replace those of the same name instead of standing beside them as ``-v1``.
+
+    A run that was killed between a checkpoint and the ``last`` after it takes the same steps again.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback._enable_version_counter = False
 
 
 class _Resolver(RunCLI):
