@@ -114,11 +114,13 @@ def _converse(session: "ChatSession") -> None:
     while True:
         try:
             line = input("\nyou> " if is_terminal else "").strip()
+            # Where the locale is no UTF-8, other bytes come as half characters.
+            line.encode()
         except (EOFError, KeyboardInterrupt):
             _say("")
             return
-        except UnicodeDecodeError as error:
-            raise UserError(f"rlff chat: input must be UTF-8 text: {error.reason}") from error
+        except UnicodeError as error:
+            raise UserError(f"rlff chat: input must be UTF-8 text: {error}") from error
         if line in {"/quit", "/exit"}:
             return
         if line:

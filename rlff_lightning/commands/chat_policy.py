@@ -1,6 +1,5 @@
 """Finds the policy that a run or a folder holds, and lets it reply word by word."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
 from rlff_lightning.dialogue.reply_format import OPEN
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.model_folder import check_name
+from rlff_lightning.report.run_folder import read_object
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.types import Conversation
 
@@ -72,7 +72,7 @@ def _is_weights(folder: Path) -> bool:
 def _policy(weights: Path, home: Path) -> Policy:
     policy = Policy(model_name_or_path=str(weights))
     if (weights / "adapter_config.json").is_file():
-        settings = json.loads((weights / "adapter_config.json").read_text(encoding="utf-8"))
+        settings = read_object(weights / "adapter_config.json")
         base = str(settings.get("base_model_name_or_path"))
         # Stages run in the run's folder: a base that an earlier stage wrote is relative to it.
         inside = home.parent / base
@@ -91,10 +91,19 @@ def _policy(weights: Path, home: Path) -> Policy:
 
 
 def _arguments(config: Path) -> dict[str, Any]:
-    content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    model = content.get("model") if isinstance(content, dict) else None
+    model = _read_yaml(config).get("model")
     arguments = model.get("init_args") if isinstance(model, dict) else None
     return arguments if isinstance(arguments, dict) else {}
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: must be a mapping, got {type(content).__name__}")
+    return content
 
 
 class ChatPolicy:
@@ -169,7 +178,7 @@ def _engine(policy: Policy, device: str) -> "TransformersEngine":
     file = Path(policy.model_name_or_path) / "config.json"
     longest = _MOST_TOKENS
     if file.is_file():
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_object(file)
         longest = min(longest, config.get("max_position_embeddings", longest))
     return TransformersEngine(
         policy.model_name_or_path,

@@ -1,6 +1,5 @@
 """Figures of a study: means over seeds with intervals, and paired tests against the baseline."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 from rlff_lightning.commands.study_file import Study
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.goal_settings import MAIN
+from rlff_lightning.report.run_folder import read_lines, read_object
 
 HELD_OUT = "held_out/"
 """Begins the keys of what other people and the second judge say."""
@@ -69,14 +69,15 @@ def read_cell(run: Path, study: Study, arm: str, seed: int) -> Cell:
     reference may also come from an earlier stage, which arms that do not change it share.
 
     Raises:
-        UserError: If it has no summary, a policy is in none, or two judges have judged.
+        UserError: If it has no summary, a policy is in none, two judges have judged, or a file is
+            damaged.
     """
     file = run / "summary.json"
     if not file.is_file():
         raise UserError(f"{run}: the pipeline's last stage must write summary.json")
-    summary = json.loads(file.read_text(encoding="utf-8"))
+    summary = read_object(file)
     earlier = [
-        json.loads(found.read_text(encoding="utf-8"))
+        read_object(found)
         for stage in reversed(study.stages[:-1])
         if (found := run / stage.name / "summary.json").is_file()
     ]
@@ -131,10 +132,8 @@ def _judge(summary: Mapping[str, Any]) -> str:
 def _episodes(folder: Path, policy: str) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for file in sorted(folder.glob(f"{policy}-[0-9]*.jsonl")):
-        for line in file.read_text(encoding="utf-8").split("\n"):
-            if line:
-                row = json.loads(line)
-                found[row["id"]] = bool(row["is_success"])
+        for row in read_lines(file):
+            found[row["id"]] = bool(row["is_success"])
     return found
 
 

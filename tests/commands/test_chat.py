@@ -153,6 +153,26 @@ def test_mistakes_are_told_in_one_line(run: Path, words: list[str], expected: st
     assert "\n" not in str(caught.value)
 
 
+def test_bytes_that_are_no_text_are_told_in_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transcript = tmp_path / "talk.jsonl"
+    # What a locale without UTF-8 makes of the byte e9.
+    assert converse(run, "caf\udce9\n", "--transcript", str(transcript)) == 2
+    assert "input must be UTF-8 text" in capsys.readouterr().err
+    assert not transcript.exists()
+    policy = run / "policy"
+    (policy / "config.yaml").write_bytes(b"model: \xff")
+    with pytest.raises(UserError, match=r"config\.yaml: no YAML"):
+        chat.main([str(run)])
+    (policy / "config.yaml").unlink()
+    (policy / "model").unlink()
+    (policy / "model").mkdir()
+    (policy / "model" / "config.json").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"config\.json: no JSON"):
+        chat.main([str(run)])
+
+
 def test_in_a_terminal_a_prompt_waits_and_ctrl_d_ends(run: Path, tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "rlff_lightning.cli", "chat", str(run), "--no-transcript"]

@@ -8,7 +8,7 @@ import pytest
 
 from rlff_lightning.commands.run_stage import StageRunner
 from rlff_lightning.commands.shipped import config_folder
-from rlff_lightning.commands.study_figures import Cell, rows_of
+from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
 from rlff_lightning.commands.trainer_run import resolve
 from rlff_lightning.errors import UserError
@@ -195,16 +195,29 @@ def test_arms_under_different_judges_are_not_compared() -> None:
         ("hasty: {evaluate.", "hasty: {nowhere.", "must be STAGE.KEY"),
         ("hasty:", "'has/ty':", "letters"),
         ("hasty: {", "hasty: [{", "no YAML"),
+        ("hasty: {", "hasty: \udcff{", "no YAML: 'utf-8' codec"),
     ],
 )
 def test_a_mistake_in_a_study_is_told_with_its_place(
     toy: Path, old: str, new: str, expected: str
 ) -> None:
-    (toy / "study.yaml").write_text(STUDY.replace(old, new))
+    (toy / "study.yaml").write_text(STUDY.replace(old, new), errors="surrogateescape")
     with pytest.raises(UserError, match=expected) as caught:
         read_study(find_study(str(toy)))
     assert "study.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_result_is_named(toy: Path) -> None:
+    study, run = read_study(find_study(str(toy))), toy.parent / "run"
+    (run / "evaluate" / "episodes").mkdir(parents=True)
+    (run / "summary.json").write_text("{\n")
+    with pytest.raises(UserError, match=r"run/summary.json:2: no JSON"):
+        read_cell(run, study, "skilled", 3)
+    (run / "summary.json").write_text('{"policies": {"own": {}, "optimum": {}}}')
+    (run / "evaluate" / "episodes" / "own-0.jsonl").write_text("{\n")
+    with pytest.raises(UserError, match=r"own-0.jsonl:1: no JSON"):
+        read_cell(run, study, "skilled", 3)
 
 
 def test_a_changed_key_that_no_stage_has_is_told_before_anything_runs(
