@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlff_lightning.engines.adapter_folder import base_and_adapter, check_adapter_folder
 from rlff_lightning.engines.base import Completion, Engine, Sampling
@@ -16,6 +16,7 @@ from rlff_lightning.engines.host_state import host_kept, rng_kept
 from rlff_lightning.engines.limits import check_model_folder, check_requests, check_sampling
 from rlff_lightning.engines.next_tokens import next_tokens, read_next_tokens
 from rlff_lightning.engines.vllm_process import engine_closed, engine_opened, prepare_process
+from rlff_lightning.engines.vllm_weights import load_whole
 from rlff_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -161,9 +162,7 @@ class VLLMEngine(Engine):
         llm = self._running()
         detached = ((name, weight.detach()) for name, weight in weights)
         with rng_kept():
-            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": detached})
-            llm.apply_model(repack_embeddings)
-        llm.reset_prefix_cache()
+            load_whole(llm, detached)
 
     def load_adapter(self, folder: Path, version: int) -> None:
         if not self.enable_lora:
@@ -306,19 +305,6 @@ class VLLMEngine(Engine):
         if self.max_num_batched_tokens is not None:
             settings["max_num_batched_tokens"] = self.max_num_batched_tokens
         return settings
-
-
-def repack_embeddings(model: nn.Module) -> None:
-    """Renew packed copies of embedding weights.
-
-    With tied embeddings no weight bears the output head's name, so that a reload leaves the
-    packed copy that the CPU build computes logits with as it was.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
-
-    for module in model.modules():
-        if isinstance(module, VocabParallelEmbedding):
-            module.quant_method.process_weights_after_loading(module)
 
 
 def _completion(output: "RequestOutput", tokenizer: Any) -> Completion:

@@ -108,7 +108,7 @@ def _registered_worker() -> type:
         initialize_layerwise_reload,
     )
 
-    from rlff_lightning.engines.vllm import repack_embeddings
+    from rlff_lightning.engines.vllm_weights import repack_embeddings
 
     @dataclass
     class Start(WeightTransferInitInfo):
