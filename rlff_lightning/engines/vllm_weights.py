@@ -34,10 +34,8 @@ def load_whole(llm: "LLM", weights: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Whether the model runs whole on a CPU with nothing but plain layers and fused projections."""
+    """Whether the model runs whole on a CPU, of plain layers and fused projections alone."""
     from vllm.distributed import get_tensor_model_parallel_world_size
-    from vllm.lora.layers import BaseLayerWithLoRA
-    from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
     from vllm.platforms import current_platform
 
     mapper = getattr(model, "hf_to_vllm_mapper", None)
@@ -51,13 +49,26 @@ def is_plain(model: nn.Module) -> bool:
             [shard for target, shard in stacked.values() if target == fused] in _ORDERS
             for fused, _ in stacked.values()
         )
-        and not any(isinstance(module, BaseLayerWithLoRA) for module in model.modules())
-        and all(
-            type(module.quant_method) is UnquantizedLinearMethod
-            for module in model.modules()
-            if isinstance(module, LinearBase)
-        )
+        and all(map(_is_plain_layer, model.modules()))
     )
+
+
+def _is_plain_layer(module: nn.Module) -> bool:
+    from vllm.lora.layers import BaseLayerWithLoRA
+    from vllm.model_executor.layers import linear
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    if isinstance(module, linear.LinearBase):
+        return type(module.quant_method) is linear.UnquantizedLinearMethod and type(module) in (
+            linear.ColumnParallelLinear,
+            linear.MergedColumnParallelLinear,
+            linear.QKVParallelLinear,
+            linear.ReplicatedLinear,
+            linear.RowParallelLinear,
+        )
+    method = getattr(module, "quant_method", None)
+    is_plain_method = method is None or type(method) is UnquantizedEmbeddingMethod
+    return is_plain_method and not isinstance(module, BaseLayerWithLoRA)
 
 
 @torch.no_grad()
@@ -73,6 +84,7 @@ def put_in_place(model: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
         ValueError: If a part of a fused layer is missing.
     """
     from vllm.model_executor.layers.linear import LinearBase
+    from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 
     stacked = model.hf_to_vllm_mapper.orig_to_new_stacked
     for name, weight in _fused(weights, {part: fused for part, (fused, _) in stacked.items()}):
@@ -84,7 +96,7 @@ def put_in_place(model: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
             module.weight = nn.Parameter(weight.to(held.dtype, copy=True), requires_grad=False)
             module.quant_method.process_weights_after_loading(module)
         else:
-            held[: len(weight)].copy_(weight)  # vLLM pads the vocabulary
+            getattr(held, "weight_loader", default_weight_loader)(held, weight)
 
 
 def repack_embeddings(model: nn.Module) -> None:

@@ -3,7 +3,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlff_lightning.engines.vllm import VLLMEngine
-from rlff_lightning.engines.vllm_weights import _fused
+from rlff_lightning.engines.vllm_weights import _fused, is_plain
 
 COMPLETIONS = [[(7 * i + j) % 256 for j in range(9)] for i in range(12)]
 TARGETS = {".q_proj": ".qkv_proj", ".k_proj": ".qkv_proj", ".v_proj": ".qkv_proj"}
@@ -20,6 +20,7 @@ def moved(model, seed):
 def test_weights_put_in_place_give_the_bits_of_vllms_own_reload(
     engine, model, prompts, monkeypatch
 ):
+    assert engine._running().apply_model(is_plain) == [True]
     moved(model, 5)
     engine.load_weights(model.named_parameters())
     in_place = engine.logps(prompts, COMPLETIONS)
