@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 from rlff_lightning.engines.adapter_folder import check_adapter_folder
 from rlff_lightning.engines.base import Completion, Engine, Sampling
 from rlff_lightning.engines.limits import check_requests, check_sampling
+from rlff_lightning.engines.processes import from_first, is_first, wait_for_all
 from rlff_lightning.engines.server import api_key, check_url, check_variable
 from rlff_lightning.engines.vllm_transfer import update_calls, write_weights
 from rlff_lightning.errors import StoppedRun, UserError
@@ -137,14 +138,14 @@ class ServerPoolEngine(Engine):
         version = self._last_version + 1
         name = f"{self._run_name()}-{version}"
         target = Path(self.weights_folder) / f"weights-{name}"
-        if _is_first():
+        if is_first():
             write_weights(weights, target)
         else:
             for _ in weights:  # gathering takes every process
                 pass
         calls = update_calls(target, name)
         self._on_each_once(lambda server: server.take_weights(calls))
-        if _is_first():
+        if is_first():
             for other in Path(self.weights_folder).glob(f"weights-{self._run_name()}-*"):
                 if other != target:
                     shutil.rmtree(other)
@@ -176,7 +177,7 @@ class ServerPoolEngine(Engine):
                 await server.drop_adapter(server.adapter)
 
         session.close(last)
-        if _is_first() and self.weights_folder is not None:
+        if is_first() and self.weights_folder is not None:
             for folder in Path(self.weights_folder).glob(f"weights-{self._run}-*"):
                 shutil.rmtree(folder)
 
@@ -185,20 +186,20 @@ class ServerPoolEngine(Engine):
         session = self._session()
         fault: Exception | None = None
         # Nobody may still wait for an answer of the old weights.
-        _barrier()
-        if _is_first():
+        wait_for_all()
+        if is_first():
             try:
                 session.on_each(act)
             except (UserError, StoppedRun) as error:
                 fault = error
-        told = _from_first((isinstance(fault, UserError), str(fault)) if fault else None)
+        told = from_first((isinstance(fault, UserError), str(fault)) if fault else None)
         if told is not None:
             is_mistake, text = told
             raise fault or (UserError(text) if is_mistake else StoppedRun(text))
 
     def _run_name(self) -> str:
         if not self._run:
-            self._run = str(_from_first(f"rlff-{secrets.token_hex(4)}"))
+            self._run = str(from_first(f"rlff-{secrets.token_hex(4)}"))
         return self._run
 
     def _scoring(
@@ -300,21 +301,3 @@ def _read_prompt_logps(answer: Any) -> list[float]:
 def _behind(prompts: Sequence[Sequence[int]], rows: Sequence[list[float]]) -> list[list[float]]:
     """Keep the completions' part."""
     return [row[len(prompt) - 1 :] for prompt, row in zip(prompts, rows, strict=True)]
-
-
-def _is_first() -> bool:
-    return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def _barrier() -> None:
-    if distributed.is_initialized():
-        distributed.barrier()
-
-
-def _from_first(value: Any) -> Any:
-    """Give every process what the first one has."""
-    if not distributed.is_initialized():
-        return value
-    box = [value]
-    distributed.broadcast_object_list(box, src=0)
-    return box[0]

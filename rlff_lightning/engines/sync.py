@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlff_lightning.engines.adapter_folder import drop_other_versions, version_folder
 from rlff_lightning.engines.base import Engine
+from rlff_lightning.engines.processes import wait_for_all
 from rlff_lightning.errors import StoppedRun
 from rlff_lightning.models.adapters import merged_weights
 from rlff_lightning.models.sharding import gathered, named_whole_weights
@@ -41,6 +42,7 @@ def sync_weights(
     folder: Path,
     adapter: str = "default",
     how: AdapterSync = "adapter",
+    is_writer: bool = True,
 ) -> None:
     """Serve the model's present weights: the adapter of a PEFT model, else all weights.
 
@@ -48,10 +50,12 @@ def sync_weights(
         model: A transformers causal language model, or a PEFT model around one.
         engine: Takes the weights.
         version: Counts syncs; must grow.
-        folder: Where adapter versions are written, one folder per process; the current one
-            stays, older ones are deleted. Unused without an adapter.
+        folder: Where adapter versions are written; the current one stays, older ones are deleted.
+            Unused without an adapter.
         adapter: Name of the PEFT adapter to serve.
         how: What the engine gets of a PEFT model; ``merged`` takes all active adapters.
+        is_writer: This process writes the adapter; of those that see the same ``folder``, one
+            does, and all call together.
     """
     if not hasattr(model, "peft_config"):
         engine.load_weights(named_whole_weights(model))
@@ -59,8 +63,14 @@ def sync_weights(
     if how == "merged":
         engine.load_weights(merged_weights(model))
         return
-    engine.load_adapter(_write_adapter(model, adapter, folder, version), version)
-    drop_other_versions(folder, version)
+    weights = gathered(model, only=".lora_", keep=is_writer)
+    if is_writer:
+        _write_adapter(model, adapter, version_folder(folder, version), weights)
+    wait_for_all()
+    engine.load_adapter(version_folder(folder, version), version)
+    wait_for_all()
+    if is_writer:
+        drop_other_versions(folder, version)
 
 
 def probe(
@@ -142,8 +152,9 @@ def verify_sync(
     return mismatch
 
 
-def _write_adapter(model: Any, adapter: str, folder: Path, version: int) -> Path:
-    target = version_folder(folder, version)
+def _write_adapter(
+    model: Any, adapter: str, target: Path, weights: dict[str, Tensor] | None
+) -> None:
     unfinished = target.with_name(f"{target.name}.partial")
     for leftover in (unfinished, target):  # of a run that was killed
         if leftover.exists():
@@ -153,12 +164,11 @@ def _write_adapter(model: Any, adapter: str, folder: Path, version: int) -> Path
         selected_adapters=[adapter],
         safe_serialization=True,
         save_embedding_layers=False,
-        state_dict=gathered(model, only=".lora_"),
+        state_dict=weights,
     )
     # PEFT writes every adapter but the default one into a folder of its name.
     written = unfinished if adapter == "default" else unfinished / adapter
     written.replace(target)
-    return target
 
 
 @torch.no_grad()

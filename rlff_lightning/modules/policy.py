@@ -254,9 +254,15 @@ class PolicyModule(TrainedModule, Learner):
 
     @override
     def sync(self, iteration: int, probes: Sequence[list[int]]) -> dict[str, float]:
-        folder = Path(self.trainer.default_root_dir) / "engine_adapter" / f"rank-{self.global_rank}"
+        # A node's processes see the same files; other nodes may not.
+        node = f"node-{self.trainer.node_rank}"
         sync_weights(
-            self._policy, self.engine, version=iteration, folder=folder, how=self.adapter_sync
+            self._policy,
+            self.engine,
+            version=iteration,
+            folder=Path(self.trainer.default_root_dir) / "engine_adapter" / node,
+            how=self.adapter_sync,
+            is_writer=self.trainer.local_rank == 0,
         )
         # A stale weight shows at any position: short probes keep the proof cheap.
         if iteration % LONG_PROBE_EVERY:
