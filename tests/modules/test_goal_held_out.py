@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlff_lightning.agents.base import Cast, Supporter
-from rlff_lightning.agents.scripted.dynamics import Temperament
+from rlff_lightning.agents.scripted.dynamics import ACTS, MINDS, Temperament, transitions
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter, OptimalSupporter
 from rlff_lightning.agents.scripted.wording_critic import WordingCritic
@@ -196,3 +197,17 @@ def test_a_held_out_group_is_one_key_of_a_config(
     found = resolve(["test", "--config", str(config)])["model"]["init_args"]["held_out"]
     assert found["init_args"]["judge"]["class_path"]
     assert found["init_args"]["seekers"]["worst_case"]["class_path"]
+
+
+@pytest.mark.parametrize("name", ["scripted", "scripted_worst"])
+def test_every_knob_of_the_held_out_people_makes_them_other_people(name: str) -> None:
+    content = yaml.safe_load((config_folder() / "held_out" / f"{name}.yaml").read_text())
+    for seeker in content["init_args"]["seekers"].values():
+        for knob, value in seeker["init_args"]["temperament"].items():
+            other = Temperament(**{knob: value})
+            courses = [
+                [transitions(mind, act, True, person) for mind in MINDS for act in ACTS]
+                for person in (other, Temperament())
+            ]
+            # What people disclose changes their words alone.
+            assert (courses[0] == courses[1]) == (knob == "disclosure")

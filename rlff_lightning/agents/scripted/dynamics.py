@@ -63,7 +63,7 @@ class Temperament:
     disclosure: float = 0.95
     """Probability that each cue of the hidden state shows in a message."""
     patience: float = 0.5
-    """0 to 1; at 1 a useless reply never hurts, at 0.5 it hurts as often as the table says."""
+    """At 1 a useless reply never hurts; from 0.5 down it hurts as often as the table says."""
     noise: float = 0.0
     """Probability that the seeker misreads a reply as small talk."""
 
