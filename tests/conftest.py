@@ -139,7 +139,42 @@ def long_pocket_folder(tmp_path_factory: pytest.TempPathFactory, pocket_folder: 
     return folder
 
 
+@pytest.fixture(scope="session")
+def two_ranks() -> Callable[..., list[int]]:
+    """Run a command as two ranks of one run; give their exit statuses."""
+
+    def run(command: Sequence[str], logs: Sequence[Path], **settings: Any) -> list[int]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        place |= settings.pop("environment", {})
+        ranks = []
+        for rank, log in enumerate(logs):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # Files: a pipe that nobody reads is full soon, and its writer waits.
+            with log.open("w") as output:
+                ranks.append(
+                    subprocess.Popen(
+                        command,
+                        env={**os.environ, **place, **own},
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        **settings,
+                    )
+                )
+        try:
+            return [rank.wait(900) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+
+    return run
+
+
 _ON_CPU = {
+    "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "OMP_NUM_THREADS": "1",

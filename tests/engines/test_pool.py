@@ -1,8 +1,10 @@
+import csv
 import json
+import re
 import socket
 import socketserver
+import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +13,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.engines.base import Sampling
 from rlff_lightning.engines.pool import ServerPoolEngine
 from rlff_lightning.engines.pool_server import PoolServer
@@ -23,11 +24,7 @@ from rlff_lightning.engines.pool_session import PoolPatience, PoolSession
 from rlff_lightning.engines.sync import StaleEngineError, sync_weights, verify_sync
 from rlff_lightning.engines.vllm_transfer import check_version, update_calls, write_weights
 from rlff_lightning.errors import StoppedRun, UserError
-from rlff_lightning.models.backbone import Backbone, LoraSettings
-from rlff_lightning.modules.policy import PolicyModule
-from rlff_lightning.rollout.contexts import LiveConversations
-from rlff_lightning.rollout.scorers import RepetitionScorer
-from rlff_lightning.rollout.settings import RolloutSettings
+from rlff_lightning.models.backbone import Backbone
 
 # The servers start within the first test, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(1800)
@@ -211,50 +208,90 @@ def test_a_server_that_comes_late_is_met_at_the_next_sync_by_ranks_that_do_not_s
         relay.shutdown()
 
 
-class KillMidRollout(Callback):
-    """Kills a server while it works on the rollout after the first iteration."""
+def write_shared_run(folder: Path, model: Path, servers: list[Any]) -> Path:
+    """Write the config of a LoRA policy whose ranks share the pool; faults come as it runs."""
+    pool = {"model_name_or_path": str(model), "urls": [server.url for server in servers]}
+    pool |= {"served_name": "pocket", "health_interval_s": 0.3, "max_outage_s": 5.0}
+    scripted = "rlff_lightning.agents.scripted.seeker"
+    contexts = {
+        "seeker": {"class_path": f"{scripted}.ScriptedSeeker"},
+        "critic": {"class_path": f"{scripted}.ScriptedCritic"},
+        "max_turns": 2,
+    }
+    victim = {"url": servers[0].url, "process": servers[0].process.pid}
+    figures = {"save_dir": ".", "name": "", "version": "", "flush_logs_every_n_steps": 1}
+    trainer = {
+        "accelerator": "cpu",
+        "devices": 2,
+        "strategy": {"class_path": "rlff_lightning.strategies.fsdp2.FSDP2"},
+        "default_root_dir": ".",
+        "max_steps": 4,
+        "limit_val_batches": 0,
+        "log_every_n_steps": 1,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": figures},
+        "callbacks": [{"class_path": "pool_faults.KilledServer", "init_args": victim}],
+    }
+    arguments = {
+        "policy": {"model_name_or_path": str(model), "adapter": {"rank": 4}},
+        "engine": {"class_path": "pool_faults.StaleInTheEnd", "init_args": pool},
+        "contexts": {
+            "class_path": "rlff_lightning.rollout.contexts.LiveConversations",
+            "init_args": contexts,
+        },
+        "scorers": [
+            {
+                "class_path": "rlff_lightning.rollout.scorers.RepetitionScorer",
+                "init_args": {"size": 2},
+            }
+        ],
+        "rollout": {"prompts": 8, "group_size": 4, "max_tokens": 96},
+        "learning_rate": 1e-2,
+    }
+    policy = {"class_path": "rlff_lightning.modules.policy.PolicyModule", "init_args": arguments}
+    file = folder / "shared.yaml"
+    file.write_text(yaml.safe_dump({"seed_everything": 0, "trainer": trainer, "model": policy}))
+    return file
 
-    def __init__(self, server: Any, engine: ServerPoolEngine) -> None:
-        self.server, self.engine = server, engine
-        self.num_given: list[int] = []
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        if not self.num_given:
-            threading.Thread(target=self._kill, daemon=True).start()
-        self.num_given.append(self.engine.num_restarts)
-
-    def _kill(self) -> None:
-        [victim] = [s for s in self.engine._opened.servers if s.url == self.server.url]  # type: ignore[union-attr]
-        while victim.load < 8:  # probes are fewer
-            time.sleep(0.001)
-        self.server.kill()
-
-
-def test_a_policy_learns_on_while_one_server_of_two_is_killed_and_stops_without_any(
+def test_ranks_share_the_pool_outlive_a_killed_server_and_stop_by_the_name_of_a_stale_one(
     pocket_folder: Path,
     pool_servers: list[Any],
-    quiet_trainer: Callable[..., Any],
+    two_ranks: Callable[..., list[int]],
     tmp_path: Path,
 ) -> None:
-    pool = pool_of(pocket_folder, pool_servers)
-    module = PolicyModule(
-        Backbone(str(pocket_folder), adapter=LoraSettings(rank=4)),
-        pool,
-        LiveConversations(ScriptedSeeker(), ScriptedCritic(), max_turns=2),
-        [RepetitionScorer(2)],
-        rollout=RolloutSettings(prompts=8, group_size=4, max_tokens=96),
-        learning_rate=1e-2,
-        seed=0,
-    )
-    killer = KillMidRollout(pool_servers[0], pool)
-    trainer = quiet_trainer(tmp_path, max_steps=3, callbacks=[killer])
-    trainer.fit(module)
-    assert trainer.global_step == 3
-    assert killer.num_given[0] == 0 < killer.num_given[1]
-    assert trainer.logged_metrics["rollout/sync_mismatch"] < 1e-4
-    assert trainer.logged_metrics["train/engine_mismatch"] < 1e-4
-    assert served_by(pool_servers[1]) == ["pocket"]
+    file = write_shared_run(tmp_path, pocket_folder, pool_servers)
+    logs = [tmp_path / f"said-{rank}.txt" for rank in range(2)]
+    command = [sys.executable, "-m", "rlff_lightning.cli", "fit", "--config", str(file)]
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    codes = two_ranks(command, logs, cwd=tmp_path, environment=paths)
+    said = [log.read_text() for log in logs]
+    assert codes == [1, 1], "\n".join(text[-3000:] for text in said)
+    # A server was killed in the second rollout; both ranks asked the other one and went on.
+    restarts = [int(line) for line in (tmp_path / "restarts.txt").read_text().split()]
+    assert restarts[0] == 0 < restarts[1]
+    with (tmp_path / "metrics.csv").open() as table:
+        rows = [row for row in csv.DictReader(table) if row["train/policy_loss"]]
+    assert len(rows) == 3
+    assert max(float(row["rollout/sync_mismatch"]) for row in rows) < 1e-4
+    assert max(float(row["train/engine_mismatch"]) for row in rows) < 1e-4
+    # The last version came under the name of a new one with old weights: each rank noticed.
+    for text in said:
+        assert f"rlff: error: {pool_servers[1].url}'s log-probabilities differ from the" in text
+    # Each version was written once and loaded once by each server, whatever the number of ranks.
+    told = [
+        re.findall(r"Loaded new LoRA adapter: name 'rlff-(\w+)-(\d)'", server.log.read_text())
+        for server in pool_servers
+    ]
+    run = told[1][-1][0]
+    loaded = ["".join(version for name, version in one if name == run) for one in told]
+    assert loaded == ["01", "0123"]
+    assert [path.name for path in (tmp_path / "engine_adapter").glob("*/*")] == ["adapter-000003"]
 
+
+def test_a_pool_without_any_server_stops(pocket_folder: Path, pool_servers: list[Any]) -> None:
+    pool_servers[0].kill()
     last = pool_of(pocket_folder, pool_servers)
     assert len(last.logps(PROMPTS, COMPLETIONS)) == 8
     pool_servers[1].kill()

@@ -1,12 +1,9 @@
 """What one process and two have trained, once for all files of this folder."""
 
-import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -51,7 +48,10 @@ def low_run_of_two(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def made(
-    tmp_path_factory: pytest.TempPathFactory, pocket_folder: Path, futures_folder: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    pocket_folder: Path,
+    futures_folder: Path,
+    two_ranks: Callable[..., list[int]],
 ) -> Path:
     """A folder with ``STRATEGY/NAME`` for each training and ``rlff/NAME`` for runs of the command.
 
@@ -63,12 +63,17 @@ def made(
     specification = spec_from_file_location("short_trainings", SCRIPT)
     assert specification is not None
     assert specification.loader is not None
+
+    def in_two_processes(*orders: str, ends_with: Sequence[int]) -> None:
+        logs = [folder / f"said-{rank}.txt" for rank in range(2)]
+        codes = two_ranks([sys.executable, str(SCRIPT), str(folder), *orders], logs)
+        assert codes == list(ends_with), "\n".join(log.read_text()[-3000:] for log in logs)
+
     alone: Any = module_from_spec(specification)
     specification.loader.exec_module(alone)
     for name in [*SHARDED, *LOW]:
         alone.train(folder, f"one:{name}")
     in_two_processes(
-        folder,
         *(f"fsdp2:{name}" for name in SHARDED),
         *(f"ddp:{name}" for name in IN_DDP),
         *(f"{strategy}:{name}" for name, strategy in LOW.items()),
@@ -81,7 +86,6 @@ def made(
         ends_with=[1, -signal.SIGKILL],
     )
     in_two_processes(
-        folder,
         f"fsdp2:policy-lora=from_dead@dying/policy-lora/{MIDDLE}",
         f"{fit_by_vllm(folder, 'stopped', max_steps=3)} --ckpt_path last",
         fit_by_vllm(folder, "whole", max_steps=3),
@@ -143,31 +147,3 @@ def fit_by_vllm(folder: Path, run: str, *, max_steps: int) -> str:
     file.write_text(yaml.safe_dump(config))
     sizes = f"--trainer.devices=2 --trainer.max_steps={max_steps}"
     return f"rlff fit --config {file} --config {OVERLAY} {sizes}"
-
-
-def in_two_processes(folder: Path, *orders: str, ends_with: Sequence[int]) -> None:
-    """Carry the orders out by two ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-    # Files: a pipe that nobody reads is full soon, and its writer waits.
-    logs = [folder / f"said-{rank}.txt" for rank in range(2)]
-    ranks = []
-    for rank, log in enumerate(logs):
-        with log.open("w") as output:
-            ranks.append(
-                subprocess.Popen(
-                    [sys.executable, str(SCRIPT), str(folder), *orders],
-                    env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        codes = [rank.wait(900) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert codes == list(ends_with), "\n".join(log.read_text()[-3000:] for log in logs)
