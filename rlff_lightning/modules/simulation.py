@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
@@ -63,7 +64,7 @@ class SimulationModule(LightningModule):
             if value < 1:
                 raise UserError(f"SimulationModule.{name} must be at least 1, got {value!r}")
         self.tally = Tally()
-        self.seeker = CountedSeeker(seeker, self.tally)
+        self.seeker = CountedSeeker(seeker, self.tally, self._end_if_told)
         self.cast = Cast(supporter, self.seeker, critic)
         self.contexts = contexts or SelfPlayContexts()
         self.candidates = candidates or CandidateSettings()
@@ -125,6 +126,11 @@ class SimulationModule(LightningModule):
         human = self.contexts.replies(batch, seed=seed) if self.contexts.has_replies else None
         simulator = FutureSimulator(cast, self.futures)
         return simulate(contexts, cast.supporter, self.candidates, simulator, human)
+
+    def _end_if_told(self) -> None:
+        # Lightning catches SIGTERM, and its prediction loop never looks whether there was one.
+        if self.trainer.received_sigterm:
+            raise SIGTERMException
 
     def _count(self, found: Sequence[Simulated]) -> None:
         failed = sum(bool(result.failure) for result in found)

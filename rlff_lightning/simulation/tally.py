@@ -81,17 +81,20 @@ class CountedSeeker(Seeker):
     Args:
         seeker: Plays the people.
         tally: Counts the answers.
+        before_turn: Called before every turn; may end the run.
     """
 
-    def __init__(self, seeker: Seeker, tally: Tally) -> None:
+    def __init__(self, seeker: Seeker, tally: Tally, before_turn: Callable[[], None]) -> None:
         self.seeker = seeker
         self.tally = tally
+        self.before_turn = before_turn
         self.on_turn: Callable[[], None] | None = None
 
     def open(self, seeds: Sequence[int]) -> list[Conversation]:
         return self.seeker.open(seeds)
 
     def answer(self, conversations: Sequence[Conversation]) -> list[Conversation]:
+        self.before_turn()
         answered = self.seeker.answer(conversations)
         self.tally.turns += len(answered)
         if self.on_turn is not None:

@@ -1,16 +1,20 @@
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.futures_writer import FuturesWriter
 from callbacks.simulation_progress import SimulationProgress
 from rlff_lightning.agents.base import Critic
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
+from rlff_lightning.data.futures_store import FuturesStore
 from rlff_lightning.data.store import read_parts
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.simulation import SimulationModule
@@ -143,6 +147,33 @@ def test_contexts_that_were_given_up_wait_in_quarantine_until_they_are_asked_for
     found, left = run(BlindCritic(None), retry_quarantined=True)
     assert found == whole
     assert left.empty
+
+
+class Terminating(ScriptedSeeker):
+    """Has the process told to end at one of its answers, if at all."""
+
+    def __init__(self, last: int | None) -> None:
+        super().__init__()
+        self._last, self._num_answers = last, 0
+
+    def answer(self, conversations: list[Conversation]) -> list[Conversation]:  # type: ignore[override]
+        self._num_answers += 1
+        if self._num_answers == self._last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert self._last is None or self._num_answers <= self._last
+        return super().answer(conversations)
+
+
+def test_a_run_that_is_told_to_end_does_so_at_its_next_turn_and_can_be_gone_on_with(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"batches_at_once": 1, "seed": 0}
+    with pytest.raises(SIGTERMException):
+        simulate(tmp_path, quiet_trainer, 12, 1, seeker=Terminating(40), **settings)
+    held = FuturesStore(tmp_path / "futures").finished()
+    assert 0 < len(held) < 12
+    whole = simulate(tmp_path / "whole", quiet_trainer, 12, 5, seeker=Terminating(None), **settings)
+    assert simulate(tmp_path, quiet_trainer, 12, 5, seeker=Terminating(None), **settings) == whole
 
 
 def sources(rows: list[LabelledReply], context_ids: set[str]) -> set[str]:
