@@ -151,8 +151,8 @@ def line(tally: Tally, earlier: Tally, num_contexts: int, wall_s: float) -> str:
     parts = [
         f"contexts {done}/{num_contexts}",
         f"{quarantined} quarantined" if quarantined else "",
-        f"{_short(tally.turns / seconds)} turns/s",
-        f"{_short(used.completion_tokens / seconds)} tokens/s" if used.completion_tokens else "",
+        f"{_rate(tally.turns / seconds)} turns/s",
+        f"{_rate(used.completion_tokens / seconds)} tokens/s" if used.completion_tokens else "",
         tokens,
         f"{used.retries} retries" if used.requests else "",
         f"{tally.unparsed_share:.1%} unparsed" if used.answers else "",
@@ -239,6 +239,11 @@ def _short(number: float) -> str:
         if number >= limit:
             return f"{number / limit:.1f}{unit}"
     return f"{number:.0f}"
+
+
+def _rate(number: float) -> str:
+    """Keep what a slow server's rate consists of."""
+    return f"{number:.2g}" if number < 10 else _short(number)
 
 
 def _span(seconds: float) -> str:

@@ -57,6 +57,14 @@ def test_a_line_too_long_for_the_terminal_loses_its_longest_parts_and_keeps_how_
     assert fitted(whole, columns=10) == "contexts "
 
 
+def test_a_slow_rate_is_not_rounded_to_nothing() -> None:
+    # 9 turns in 60 s are .15 per second, and 228 tokens 3.8.
+    slow = Tally(turns=9, counts={"seeker": Counts(requests=9, completion_tokens=228)})
+    assert line(slow, Tally(), num_contexts=9, wall_s=60) == (
+        "contexts 0/9 | 0.15 turns/s | 3.8 tokens/s | seeker 0 in 228 out | 0 retries"
+    )
+
+
 def test_before_the_first_context_no_time_is_promised() -> None:
     assert line(Tally(), Tally(), num_contexts=9, wall_s=5) == "contexts 0/9 | 0 turns/s"
 
