@@ -37,6 +37,7 @@ class ServerWatch:
         self.num_answers = 0
         self._silent_since: float | None = None
         self._is_told = False
+        self._wait_told_after_s = _TOLD_AFTER_S
 
     @property
     def silent_s(self) -> float:
@@ -54,13 +55,19 @@ class ServerWatch:
         """Note a fault."""
         if self._silent_since is None:
             self._silent_since = monotonic()
-        if not self._is_told and self.silent_s > _TOLD_AFTER_S:
+        is_told_apart = fault.cause == "rate limit"
+        if not (self._is_told or is_told_apart) and self.silent_s > _TOLD_AFTER_S:
             _log.warning("%s gives no answer (%s); trying again", self.url, fault)
             self._is_told = True
 
     def told_to_wait(self, fault: TransientError, pause_s: float) -> None:
-        """Note that all requests are held back for a time, seconds."""
-        if not self._is_told and self.silent_s + pause_s > _TOLD_AFTER_S:
+        """Note that all requests are held back for a time, seconds.
+
+        A limit may meet a run every minute: each time that it is told, twice as long a silence is
+        worth the next line.
+        """
+        if not self._is_told and self.silent_s + pause_s > self._wait_told_after_s:
+            self._wait_told_after_s *= 2
             _log.warning(
                 "%s asks to slow down (%s); no request is sent for %.0f s, and longer if need be",
                 *(self.url, fault, pause_s),

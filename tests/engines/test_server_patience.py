@@ -1,6 +1,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from rlff_lightning.engines.server_faults import TransientError
 from rlff_lightning.engines.server_patience import GivesUp, Patience, ServerWatch
 
@@ -45,3 +47,18 @@ def test_nobody_pauses_beyond_the_longest_outage() -> None:
     assert gives_up(after(AWAY, pause_s=6.0))
     watch.answered()
     assert not gives_up(after(ERROR, pause_s=4.9))
+
+
+def test_a_limit_that_comes_again_and_again_is_told_ever_less_often(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch, limit = ServerWatch("url"), TransientError("rate limit", "429")
+    told = []
+    for _ in range(3):
+        for pause_s in (4.0, 8.0, 16.0):
+            watch.failed(limit)
+            watch.told_to_wait(limit, pause_s)
+            watch.answered()
+            told.append(sum("slow down" in record.getMessage() for record in caplog.records))
+    # 8 s is more than 5, 16 s more than 10; the next line takes more than 20.
+    assert told == [0, 1, 2, 2, 2, 2, 2, 2, 2]
