@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rlff_lightning.agents.base import Supporter
-from rlff_lightning.agents.prompt_files import languages, load_prompt
-from rlff_lightning.agents.repairing import Repair, retry_seed, retry_temperature
+from rlff_lightning.agents.repairing import policy_repair, retry_seed, retry_temperature
 from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
 from rlff_lightning.engines.base import Engine, Sampling
 from rlff_lightning.engines.chat_model import Answer
@@ -37,11 +36,7 @@ class LanguageModelSupporter(Supporter):
         self.engine = engine
         self.settings = chat or ChatSettings()
         self.sampling = Sampling(temperature=temperature, max_tokens=max_tokens, with_logps=False)
-        # It has no prompt that says what its people may be called.
-        labels = [
-            name for language in languages() for name in load_prompt("supporter", language).labels()
-        ]
-        self._repair = Repair("supporter", labels, max_empty_retries, may_be_silent=True)
+        self._repair = policy_repair(max_empty_retries)
         self._chat: ChatFormat | None = None
 
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:

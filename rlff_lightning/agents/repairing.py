@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rlff_lightning.agents.counts import Counts, counted
+from rlff_lightning.agents.prompt_files import languages, load_prompt
 from rlff_lightning.agents.tidying import tidy
 from rlff_lightning.dialogue.reply_format import parse_reply
 from rlff_lightning.engines.chat_model import Answer
@@ -77,20 +78,44 @@ class Repair:
         if answer.failure:
             return Message(role=self.role, text="", failure=answer.failure), Counts()
         [sampled] = answer.texts
-        parsed = parse_reply(sampled.text)
+        message, counts = self.heard(sampled.text, is_finished=sampled.is_finished)
+        if sampled.reasoning and self.role == "supporter":
+            message = replace(message, reasoning=sampled.reasoning)
+        return message, counts
+
+    def heard(self, text: str, *, is_finished: bool) -> tuple[Message, Counts]:
+        """Take a message out of what was sampled, as everybody else hears it.
+
+        Args:
+            text: What the model wrote, reasoning included.
+            is_finished: It ended by itself, not at the token limit.
+
+        Returns:
+            The message, and whether something was cut or dropped.
+        """
+        parsed = parse_reply(text)
         tidied = tidy(
             parsed.text,
             self.labels,
-            is_finished=sampled.is_finished,
+            is_finished=is_finished,
             keeps_only_sentence=self.may_be_silent,
         )
         message = Message(
             role=self.role,
             text=tidied.text,
             # A seeker's thoughts are nobody's business.
-            reasoning=(sampled.reasoning or parsed.reasoning) if self.role == "supporter" else "",
+            reasoning=parsed.reasoning if self.role == "supporter" else "",
         )
         return message, Counts(cut=int(tidied.is_cut), dropped=int(tidied.is_shortened))
+
+
+def policy_repair(max_empty_retries: int = 0) -> Repair:
+    """Make what a trained policy's words pass through, wherever somebody hears or scores them."""
+    # It has no prompt that says what its people may be called.
+    labels = [
+        name for language in languages() for name in load_prompt("supporter", language).labels()
+    ]
+    return Repair("supporter", labels, max_empty_retries, may_be_silent=True)
 
 
 def retry_seed(seed: int, attempt: int) -> int:

@@ -9,8 +9,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from typing_extensions import override
 
+from rlff_lightning.agents.repairing import policy_repair
 from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
-from rlff_lightning.dialogue.reply_format import CLOSE, OPEN, parse_reply
+from rlff_lightning.dialogue.reply_format import CLOSE, OPEN
 from rlff_lightning.engines.base import Engine, Sampling
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone
@@ -111,11 +112,12 @@ class SamplesModule(LightningModule):
         seeds = [derive_seed(self.seed, "sample", context.id) for context in contexts]
         completions = engine.generate(prompts, self.sampling, seeds)
         engine.close()
+        repair = policy_repair()
         return [
             Sampled(
                 context=context,
                 text=completion.text,
-                reply=parse_reply(completion.text),
+                reply=repair.heard(completion.text, is_finished=completion.is_finished)[0],
                 token_ids=completion.token_ids,
                 is_finished=completion.is_finished,
             )

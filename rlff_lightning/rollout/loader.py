@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlff_lightning.agents.repairing import policy_repair
 from rlff_lightning.dialogue.chat import ChatFormat
-from rlff_lightning.dialogue.reply_format import parse_reply
 from rlff_lightning.engines.base import Engine
 from rlff_lightning.errors import StoppedRun, UserError
 from rlff_lightning.functional.advantages import group_advantages
@@ -62,6 +62,7 @@ class ExperienceLoader:
         self.settings = settings
         self.num_parts = num_parts
         self.sampler = RolloutSampler(learner, engine, chat, contexts, settings, seed)
+        self._repair = policy_repair()
         self.iteration = 0
         self.report: dict[str, float] = {}
         self.groups: list[Group] = []
@@ -103,10 +104,10 @@ class ExperienceLoader:
     def _iterate(self) -> list[Experience]:
         rollout = self.sampler.take()
         clock = _Clock()
-        groups = self._grouped(rollout)
+        groups, num_tidied = self._grouped(rollout)
         samples = [sample for group in groups for sample in group.samples]
         scores = {scorer.name: self._scored(scorer, samples) for scorer in self.scorers}
-        report = rollout.report
+        report = rollout.report | {"rollout/tidied": num_tidied / len(samples)}
         report |= self.contexts.observe([[s.reply for s in group.samples] for group in groups])
         for scorer in self.scorers:
             report |= scorer.report()
@@ -136,26 +137,35 @@ class ExperienceLoader:
         self.iteration += 1
         return batches
 
-    def _grouped(self, rollout: Rollout) -> list[Group]:
-        """Put completions beside their contexts, without rewards yet."""
+    def _grouped(self, rollout: Rollout) -> tuple[list[Group], int]:
+        """Put completions beside their contexts, without rewards yet, and count what was tidied.
+
+        What is trained on are the sampled tokens; what is scored and answered is the reply as an
+        evaluation takes it: words in the seeker's name would earn a reward otherwise.
+        """
         size = self.settings.group_size
-        groups = []
+        groups, num_tidied = [], 0
         for index, (context, prompt) in enumerate(
             zip(rollout.contexts, rollout.prompts, strict=True)
         ):
             completions = rollout.completions[index * size : (index + 1) * size]
-            samples = [
-                Sampled(
-                    context=context,
-                    text=completion.text,
-                    reply=parse_reply(completion.text),
-                    token_ids=completion.token_ids,
-                    is_finished=completion.is_finished,
+            samples = []
+            for completion in completions:
+                reply, repairs = self._repair.heard(
+                    completion.text, is_finished=completion.is_finished
                 )
-                for completion in completions
-            ]
+                num_tidied += bool(repairs.cut or repairs.dropped)
+                samples.append(
+                    Sampled(
+                        context=context,
+                        text=completion.text,
+                        reply=reply,
+                        token_ids=completion.token_ids,
+                        is_finished=completion.is_finished,
+                    )
+                )
             groups.append(Group(prompt, completions, samples, rewards={}, advantages=[]))
-        return groups
+        return groups, num_tidied
 
     def _scored(self, scorer: Scorer, samples: Sequence[Sampled]) -> Tensor:
         """Score all completions, ``(B,)``; what is no number would destroy the policy."""

@@ -24,7 +24,7 @@ class Sampled:
     text: str
     """The whole completion, reasoning included."""
     reply: Message
-    """The same, parsed."""
+    """The same as others hear it: without reasoning, and without what belongs to no reply."""
     token_ids: tuple[int, ...]
     """As sampled."""
     is_finished: bool

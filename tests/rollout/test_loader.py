@@ -150,6 +150,32 @@ def test_the_batches_of_an_iteration_are_its_samples_once_each_in_whole_groups(
     assert {batch.window.item() for batch in batches} == {PROMPTS * SIZE / updates}
 
 
+class Ventriloquist(TransformersEngine):
+    """Adds a happy seeker to whatever is sampled, and ends half of it in a sentence."""
+
+    def generate(self, *args: Any) -> Any:
+        said = "I hear you. Tell me"
+        return [
+            replace(found, text=f"{said} more.\nSeeker: I am well." if i % 2 else said)
+            for i, found in enumerate(super().generate(*args))
+        ]
+
+
+def test_what_a_policy_says_for_the_seeker_or_leaves_unfinished_is_trained_on_but_not_heard(
+    pocket_folder: Path,
+) -> None:
+    engine = Ventriloquist(str(pocket_folder), max_model_len=512)
+    loader = loader_of(engine, max_tokens=1)
+    batches = list(loader)
+    samples = [sample for group in loader.groups for sample in group.samples]
+    heard = {(sample.text.endswith("well."), sample.reply.text) for sample in samples}
+    # One token never ends a sample: the words behind the last full stop are dropped.
+    assert heard == {(True, "I hear you. Tell me more."), (False, "I hear you.")}
+    assert loader.report["rollout/tidied"] == 1.0
+    assert sum(int(b.completion_mask.sum()) for b in batches) == len(samples)
+    engine.close()
+
+
 def test_the_sampled_logps_stand_beside_the_sampled_tokens(engine: TransformersEngine) -> None:
     loader = loader_of(engine)
     [batch] = loader
