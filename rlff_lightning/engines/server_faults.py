@@ -62,7 +62,7 @@ def explained(error: Exception, owner: str, secret: str) -> Exception:
     """
     if isinstance(error, UserError):
         return error
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
         return TransientError("timeout", "no answer in time")
     if isinstance(error, openai.APIConnectionError):
         reason = _masked(str(error.__cause__ or error), secret) or "connection lost"
