@@ -12,7 +12,7 @@ from rlff_lightning.commands.child import run_child
 from rlff_lightning.commands.markers import DONE, read_marker
 from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
-from rlff_lightning.commands.study_table import write_tables
+from rlff_lightning.commands.study_table import print_study, write_tables
 from rlff_lightning.errors import UserError
 
 _DESCRIPTION = """\
@@ -94,7 +94,10 @@ def _table(folder: Path, study: Study, arms: Sequence[Arm]) -> int:
 
 
 def _write(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
-    _say("\n" + write_tables(folder, study, cells, rows_of(study, cells)))
+    rows = rows_of(study, cells)
+    write_tables(folder, study, cells, rows)
+    _say("")
+    print_study(study, cells, rows)
     _say(f"wrote {folder / 'table.md'}, table.csv and study.json")
 
 

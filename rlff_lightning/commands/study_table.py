@@ -1,4 +1,4 @@
-"""A study's result as Markdown, CSV and JSON."""
+"""A study's result as Markdown, CSV and JSON, and as a table for a terminal."""
 
 import csv
 import io
@@ -7,19 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from rlff_lightning.commands.markers import write_json
 from rlff_lightning.commands.study_figures import Cell, Row
 from rlff_lightning.commands.study_file import Study
 
 
-def write_tables(folder: Path, study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
-    """Write `table.md`, `table.csv` and `study.json`, each whole or not at all.
-
-    Returns:
-        The Markdown.
-    """
-    text = markdown(study, cells, rows)
-    _write(folder / "table.md", text)
+def write_tables(folder: Path, study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> None:
+    """Write `table.md`, `table.csv` and `study.json`, each whole or not at all."""
+    _write(folder / "table.md", markdown(study, cells, rows))
     _write(folder / "table.csv", _csv(cells))
     arms = {arm.name: list(arm.changes) for arm in study.arms}
     content: dict[str, Any] = {
@@ -41,7 +41,52 @@ def write_tables(folder: Path, study: Study, cells: Sequence[Cell], rows: Sequen
         ],
     }
     write_json(folder / "study.json", content)
-    return text
+
+
+def print_study(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> None:
+    """Print the table: ends of intervals and seeds below each other, for 80 columns must do."""
+    # Names may hold brackets, which are not markup.
+    console = Console(markup=False, highlight=False)
+    # A single seed has no interval and no test over seeds.
+    has_tests = any(row.rate_interval for row in rows)
+    over_seeds = ("p,\nseeds", "p,\nHolm") if has_tests else ()
+    names = ("success\nrate", "seeds", "turns", "less\nbaseline", *over_seeds, "p,\nepisodes")
+    table = _terminal_table(study.name, names)
+    for row in rows:
+        is_baseline = row.name == study.baseline
+        p_values = [_p(row.p_seeds), _p(row.p_holm)] if has_tests else []
+        table.add_row(
+            Text(row.name),
+            _stacked(row.rate, row.rate_interval),
+            "\n".join(f"{rate:.3f}" for rate in row.rates),
+            f"{row.turns:.2f}",
+            "baseline" if is_baseline else _stacked(row.difference, row.difference_interval),
+            *p_values,
+            _p(row.p_episodes),
+        )
+    console.print(table)
+    if names := _held_out_names(rows):
+        table = _terminal_table("Success rates held out, means over seeds", names)
+        for row in rows:
+            table.add_row(Text(row.name), *_held_out_rates(row, names))
+        console.print(table)
+    for note in _notes(study, cells):
+        console.print(note.replace("`", "").replace("**", ""), soft_wrap=True)
+
+
+def _terminal_table(title: str, names: Sequence[str]) -> Table:
+    table = Table(title=Text(title), box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold")
+    for name in names:
+        table.add_column(Text(name), justify="right", overflow="fold", no_wrap="\n" in name)
+    return table
+
+
+def _stacked(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return ""
+    ends = f"\n{interval[0]:.3f} to\n{interval[1]:.3f}" if interval else ""
+    return f"{value:.3f}{ends}"
 
 
 def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
@@ -66,29 +111,38 @@ def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
         ]
         lines.append(f"| {' | '.join(cells_of_row)} |")
     lines += _held_out(rows)
+    lines += ["", *_notes(study, cells), ""]
+    return "\n".join(lines)
+
+
+def _notes(study: Study, cells: Sequence[Cell]) -> list[str]:
     missing = len(study.arms) * len(study.seeds) - len(cells)
-    lines += [
-        "",
+    return [
         f"Judged by {cells[0].judge}. Policy `{study.policy}`, seeds "
         f"{', '.join(map(str, study.seeds))}"
         + (f"; **{missing} runs are missing**." if missing else "."),
         "Intervals and `p, seeds` are Student's t over seeds, paired with the baseline's; Holm's "
         "correction is for the number of arms. `p, episodes` is McNemar's exact test over the "
         "same people: it asks about these very policies, not about new training runs.",
-        "",
     ]
-    return "\n".join(lines)
+
+
+def _held_out_names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.held_out))
+
+
+def _held_out_rates(row: Row, names: Sequence[str]) -> list[str]:
+    return [f"{row.held_out[name]:.3f}" if name in row.held_out else "" for name in names]
 
 
 def _held_out(rows: Sequence[Row]) -> list[str]:
-    names = list(dict.fromkeys(name for row in rows for name in row.held_out))
+    names = _held_out_names(rows)
     if not names:
         return []
     lines = ["", "Success rates held out, means over seeds:", ""]
     lines += [f"| arm | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     for row in rows:
-        rates = [f"{row.held_out[name]:.3f}" if name in row.held_out else "" for name in names]
-        lines.append(f"| `{row.name}` | {' | '.join(rates)} |")
+        lines.append(f"| `{row.name}` | {' | '.join(_held_out_rates(row, names))} |")
     return lines
 
 

@@ -1,6 +1,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rlff_lightning.commands.run_stage import StageRunner
 from rlff_lightning.commands.shipped import config_folder
 from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
+from rlff_lightning.commands.study_table import print_study
 from rlff_lightning.commands.trainer_run import resolve
 from rlff_lightning.errors import UserError
 
@@ -111,7 +113,7 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
     again = rlff("study", "toy", "--run", "out", "--table")
     assert again.returncode == 0
     assert (out / "table.md").read_text() == table
-    assert "hasty" not in again.stdout.partition("# toy")[0]
+    assert "== hasty" not in again.stdout
     assert summary["judge"]["hash"] in table
     assert table.count("| `") == 2 * 3
 
@@ -159,6 +161,27 @@ def test_arms_are_compared_by_seed_and_by_episode() -> None:
     assert constant.p_seeds is None
     # Three discordant episodes, all one way: 2 / 8.
     assert constant.p_episodes == pytest.approx(0.25)
+
+
+def test_three_seeds_are_printed_whole_at_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    # The longest name of the shipped study.
+    long = "dataset_contexts"
+    study = replace(STUDY_OF_TWO, arms=(*STUDY_OF_TWO.arms[:1], Arm(name=long, changes=())))
+    cells = [cell("a", seed, 0.5 + seed / 10, "xx--") for seed in range(3)]
+    cells += [cell(long, seed, 0.99 - seed / 3, "x-xx") for seed in range(3)]
+    print_study(study, cells, rows_of(study, cells))
+    shown = capsys.readouterr().out
+    table = shown.partition("Judged by")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    assert "\u2026" not in shown
+    # The means over seeds .5, .6, .7 and .99, .657, .323.
+    [first] = [line.split() for line in table if "baseline" in line and "0.600" in line]
+    assert first == ["a", "0.600", "0.500", "4.00", "baseline"]
+    [row] = [line.split() for line in table if long in line]
+    # Paired differences .49, .057, -.377: mean .057. Of 9 that differ 6 are solved by one alone:
+    # twice (84 + 36 + 9 + 1) of 512.
+    assert row[1:5] == ["0.657", "0.990", "4.00", "0.057"]
+    assert row[-1] == "0.508"
 
 
 def test_holm_multiplies_the_smallest_p_by_the_number_of_arms() -> None:
