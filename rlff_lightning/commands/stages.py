@@ -98,7 +98,7 @@ def read_arguments(folder: Path, stages: list[Stage]) -> list[Argument]:
         return []
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: no YAML: {error}") from error
     _check_keys(file, "", content, {"arguments"})
     declared = content.get("arguments") or {}

@@ -60,11 +60,12 @@ def test_an_argument_without_default_is_required_and_one_with_null_is_not(tmp_pa
         ("arguments: [x]", "arguments must be a mapping"),
         ("arguments: {x: 3}", "arguments.x must be a mapping, got 3"),
         ("arguments: [", "no YAML"),
+        ("# caf\xe9", "no YAML"),
     ],
 )
 def test_a_wrong_declaration_is_told(text: str, line: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "1_a.fit.yaml")
-    (folder / "pipeline.yaml").write_text(text)
+    (folder / "pipeline.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"pipeline\.yaml") as caught:
         read_arguments(folder, read_stages(folder))
     assert line in str(caught.value)
