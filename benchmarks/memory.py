@@ -123,7 +123,7 @@ def estimate(case: Case) -> dict[str, int]:
         build,
         batch,
         num_layers=config.num_hidden_layers,
-        has_kept_gradients=case.accumulates,
+        kept="always" if case.accumulates else "none",
     )
     parts = {"weights": static.weights, "adapter": static.adapter, "optimizer": static.optimizer}
     return parts | followed._asdict()

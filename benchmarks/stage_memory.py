@@ -17,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 from grpo_sides.ours import EvenTokens
 from lightning.pytorch import Callback
-from memory import config_of, resident
+from memory import SHAPES, config_of, resident
 
 from rlff_lightning.data.labelled import LabelledReplies
 from rlff_lightning.data.replies import Replies
@@ -38,6 +39,22 @@ LORA: dict[str, Any] = {"adapter": {"rank": 16}}
 QLORA: dict[str, Any] = {**LORA, "quantize": "nf4", "dtype": "bfloat16"}
 RECOMPUTED = {"gradient_checkpointing": True}
 CASES: dict[str, dict[str, Any]] = {
+    "50M-supervised-full": {"stage": "supervised", "rows": 4},
+    "50M-reward-full": {"stage": "reward", "rows": 2},
+    "50M-reward-lora": {"stage": "reward", "rows": 2, "model": LORA},
+    "50M-policy-full": {"stage": "policy", "groups": 1},
+    "50M-policy-full-reference-scored": {
+        "stage": "policy",
+        "groups": 1,
+        "scored": True,
+        "reference": True,
+    },
+    "50M-policy-lora-adapter": {
+        "stage": "policy",
+        "groups": 1,
+        "model": LORA,
+        "engine": {"enable_lora": True, "max_lora_rank": 16},
+    },
     "130M-supervised-full": {"stage": "supervised", "rows": 4},
     "130M-supervised-qlora-checkpointing": {
         "stage": "supervised",
@@ -145,9 +162,12 @@ class Peak(Callback):
     """Prints what the process held at most, from the second update on, beyond its imports."""
 
     def __init__(self) -> None:
-        # The large ones, which a stage imports as it goes.
-        import vllm  # noqa: F401
+        import torch
 
+        # What a stage imports as it goes: two thousand modules.
+        for name in ("entrypoints.llm", "v1.worker.cpu_worker", "model_executor.models.qwen2"):
+            import_module(f"vllm.{name}")
+        torch.optim.AdamW(torch.nn.Linear(1, 1).parameters())
         self.before = resident("VmRSS")
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
@@ -177,6 +197,12 @@ def write_model(shape: str, folder: Path) -> int:
     names = ["<pad>", "<eos>", *(f"w{i}" for i in range(2, config.vocab_size))]
     word_tokenizer(names, unknown="w2").save_pretrained(folder)
     return int(config.vocab_size)
+
+
+def cache_bytes(shape: str) -> int:
+    """Give the bytes of a token's keys and values in float32."""
+    sizes = SHAPES[shape]
+    return 2 * 4 * sizes["layers"] * sizes["kv"] * sizes["hidden"] // sizes["heads"]
 
 
 def write_reward_model(model: Path, folder: Path) -> None:
@@ -215,8 +241,13 @@ def write_config(name: str, folder: Path, vocab: int) -> Path:
             arguments = {"folder": str(folder / "reward"), "batch_size": GROUP}
             scorers = [{"class_path": scorer, "init_args": arguments}]
         length = PROMPT + REPLY + 1
-        engine = {"model_name_or_path": model, "max_model_len": length, "kv_cache_gib": 0.25}
-        engine |= {"max_num_batched_tokens": 4 * length}
+        # So small that all of it is written to: a CPU's memory is taken page by page.
+        tokens = case["groups"] * (PROMPT + GROUP * (REPLY + 1))
+        cache = 1.5 * tokens * cache_bytes(name.partition("-")[0]) / 2**30
+        engine = {"model_name_or_path": model, "max_model_len": length, "kv_cache_gib": cache}
+        engine |= {"max_num_batched_tokens": 4 * length, **case.get("engine", {})}
+        objective = "rlff_lightning.functional.objectives.GRPO"
+        kl = 0.05 if case.get("reference") else 0.0
         arguments = {
             "policy": backbone,
             "engine": {"class_path": VLLM, "init_args": engine},
@@ -226,8 +257,9 @@ def write_config(name: str, folder: Path, vocab: int) -> Path:
             },
             "scorers": scorers,
             "rollout": {"prompts": case["groups"], "group_size": GROUP, "max_tokens": REPLY},
+            "objective": {"class_path": objective, "init_args": {"kl_coef": kl}},
             "chat": chat,
-            "adapter_sync": "merged",
+            "adapter_sync": "adapter" if engine.get("enable_lora") else "merged",
             # The engine of a 4-bit policy gets the weights that the 4 bits stand for, in bfloat16.
             "max_mismatch": 1.0,
         }

@@ -94,8 +94,9 @@ def estimate_stage(stage: PlannedStage, *, is_gpu: bool, memory: int | None) -> 
     elif stage.processes > 1:
         parts.append(Part("gradient buckets", static.trained, "of DDP"))
     if stage.needs_reference:
-        parts.append(Part("reference", static.weights, "a whole frozen model"))
-    parts += _reward_parts(stage, update)
+        parts.append(Part("reference", static.weights // shards, spread or "a frozen model"))
+    # Scoring and updating take turns; gradients stay meanwhile.
+    parts += _reward_parts(stage, update - static.trained // shards)
     engine, cache_tokens = _engine_parts(stage, static.parameters, is_gpu=is_gpu, memory=memory)
     parts += engine
     if is_gpu:
@@ -145,11 +146,12 @@ def _follow(stage: PlannedStage, *, is_gpu: bool, recomputes: bool) -> Followed:
         num_layers=stage.model.num_layers,
         precision=stage.precision,
         device="cuda" if is_gpu else "cpu",
-        has_kept_gradients=stage.num_micro_batches > 1,
+        kept="always" if stage.num_micro_batches > 1 else "forward",
     )
 
 
-def _reward_parts(stage: PlannedStage, update: int) -> list[Part]:
+def _reward_parts(stage: PlannedStage, room: int) -> list[Part]:
+    """Count the reward model, and what scoring needs beyond the room that an update leaves it."""
     reward, scoring = stage.reward, stage.scoring
     if reward is None or scoring is None:
         return []
@@ -166,8 +168,7 @@ def _reward_parts(stage: PlannedStage, update: int) -> list[Part]:
         parts = [Part("reward model", static.adapter, "on the policy's base")]
     else:
         parts = [Part("reward model", static.weights + static.adapter, "a model of its own")]
-    # Scoring and updating take turns.
-    return [*parts, Part("scoring", max(work - update, 0), "beyond what an update takes")]
+    return [*parts, Part("scoring", max(work - room, 0), "beyond what an update takes")]
 
 
 def _engine_parts(
@@ -195,13 +196,24 @@ def _engine_weights(
     stage: PlannedStage, engine: Mapping[str, Any], numbers: int, *, is_gpu: bool
 ) -> int:
     architecture = stage.model.architecture.get_text_config()
-    size = _TWO_BYTES if is_gpu and engine.get("dtype", "auto") != "float32" else _FOUR_BYTES
+    size = _engine_bytes(engine, is_gpu=is_gpu)
+    outside: int = architecture.vocab_size * architecture.hidden_size
+    outside *= 1 if architecture.tie_word_embeddings else 2
+    if not is_gpu:
+        # vLLM multiplies by packed copies, beside which it keeps embedding and output head.
+        return (numbers + outside) * size
     if not engine.get("quantization"):
         return numbers * size
     # Embedding and output head stay as they are.
-    outside: int = architecture.vocab_size * architecture.hidden_size
-    outside *= 1 if architecture.tie_word_embeddings else 2
     return (numbers - outside) + outside * size
+
+
+def _engine_bytes(engine: Mapping[str, Any], *, is_gpu: bool) -> int:
+    """Bytes of a number as the engine computes."""
+    dtype = engine.get("dtype") or "auto"
+    if dtype == "auto":
+        dtype = "bfloat16" if is_gpu else "float32"
+    return _FOUR_BYTES if dtype == "float32" else _TWO_BYTES
 
 
 def cache_bytes_per_token(stage: PlannedStage, *, is_gpu: bool) -> int:
@@ -209,5 +221,5 @@ def cache_bytes_per_token(stage: PlannedStage, *, is_gpu: bool) -> int:
     config = stage.model.architecture.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    size = _TWO_BYTES if is_gpu else _FOUR_BYTES
+    size = _engine_bytes(stage.engine or {}, is_gpu=is_gpu)
     return 2 * int(config.num_hidden_layers) * int(heads) * int(width) * size

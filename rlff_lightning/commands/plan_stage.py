@@ -123,7 +123,8 @@ def read_stage(
         num_micro_batches=parts,
         processes=gpus or _processes(trainer),
         is_sharded=any(name in str(trainer.get("strategy")) for name in _SHARDED),
-        needs_reference=bool(objective.get("kl_coef")) and planned.adapter is None,
+        needs_reference=planned.adapter is None
+        and bool(objective.get("kl_coef") or rollout.get("reward_kl_coef")),
         engine=_engine(arguments),
         reward=reward,
         scoring=_scoring(batch, rows) if reward else None,

@@ -26,8 +26,11 @@ from rlff_lightning.models.output_head import head_replaced, output_head
 DEPTHS = (2, 4)
 """Decoder layers of the two models that are followed."""
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
-_WINDOWS = ((None, "head"), ("head", "first layer"), ("first layer", None))
-"""Up to the output head's backward, through the layers, and from the first layer to the end."""
+Kept = Literal["none", "forward", "always"]
+"""How long gradients of an earlier backward pass stay: Lightning frees those of the last update
+between forward and backward, and in an accumulation window never."""
+_WINDOWS = ((None, "forward"), ("forward", "head"), ("head", "first layer"), ("first layer", None))
+"""Forward, the output head's backward, through the layers, and from the first layer to the end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +78,7 @@ def follow_training(
     num_layers: int,
     precision: Precision = "32-true",
     device: str = "cpu",
-    has_kept_gradients: bool = False,
+    kept: Kept = "none",
 ) -> Followed:
     """Follow the memory of one forward and backward pass.
 
@@ -87,18 +90,15 @@ def follow_training(
         num_layers: Decoder layers of the whole model, L.
         precision: Of the arithmetic.
         device: Type of device that is meant, which decides the size of chunks.
-        has_kept_gradients: Gradients of earlier micro-batches of the same update exist already;
-            they are counted as gradients.
+        kept: How long gradients exist that were there before; they are counted as gradients.
 
     Returns:
         The peak by what it is for.
     """
     if num_layers <= max(DEPTHS):
-        peaks = _follow(build(None), batch, precision, device, has_kept_gradients)
+        peaks = _follow(build(None), batch, precision, device, kept)
         return _parts(max(peaks, key=lambda peak: peak.total))
-    low, high = (
-        _follow(build(depth), batch, precision, device, has_kept_gradients) for depth in DEPTHS
-    )
+    low, high = (_follow(build(depth), batch, precision, device, kept) for depth in DEPTHS)
     windows = [_deeper(a, b, num_layers) for a, b in zip(low, high, strict=True)]
     return _parts(max(windows, key=lambda peak: peak.total))
 
@@ -145,7 +145,7 @@ def _follow(
     batch: MicroBatch,
     precision: Precision,
     device: str,
-    has_kept_gradients: bool,
+    kept: Kept,
 ) -> list[Peak]:
     model = _with_precision(model, precision)
     has_head = model.get_output_embeddings() is not None
@@ -155,7 +155,7 @@ def _follow(
     with _faked(model, groups.inputs | extra) as (given, timeline):
         read, targets = given.pop("read"), given.pop("tokens")
         _watch_first_layer(model, timeline)
-        if has_kept_gradients:
+        if kept == "always":
             for weight in _trained(model):
                 weight.grad = torch.empty_like(weight)
         with timeline:
@@ -165,17 +165,17 @@ def _follow(
                     if has_head
                     else _read(model, given, read, timeline)
                 )
+            timeline.mark("forward")
             loss.backward()  # type: ignore[no-untyped-call]
-        kept = [weight.grad for weight in _trained(model) if weight.grad is not None]
-        timeline.relabel(kept, "gradients")
+        gradients = [weight.grad for weight in _trained(model) if weight.grad is not None]
+        timeline.relabel(gradients, "gradients")
     peaks = [timeline.peak(start, end) for start, end in _WINDOWS]
-    if not has_kept_gradients:
-        return peaks
-    size = sum(weight.nbytes for weight in kept)
+    size = sum(weight.nbytes for weight in gradients)
+    beside = {"none": 0, "forward": 1, "always": len(peaks)}[kept]
     return [
         Peak(p.total + size, p.by_label | {"gradients": p.by_label.get("gradients", 0) + size})
-        for p in peaks
-    ]
+        for p in peaks[:beside]
+    ] + peaks[beside:]
 
 
 def _score(
