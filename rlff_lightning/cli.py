@@ -65,7 +65,7 @@ def _run(argv: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a verb and return its exit status: 0, 2 for a user's mistake, 130 for Ctrl-C.
 
-    It is 1 for a run that cannot go on.
+    It is 1 for a run that cannot go on, and 143 for one that SIGTERM ended.
     """
     argv = sys.argv[1:] if argv is None else argv
     while True:

@@ -125,6 +125,8 @@ def cause_of(failed: Any) -> str:
     """Say in one line what ended a rank."""
     if failed.exitcode < 0:
         return f"killed by {signal.Signals(-failed.exitcode).name}"
+    if failed.exitcode == 128 + signal.SIGTERM:
+        return "ended by SIGTERM"
     message = failed.message
     if isinstance(message, dict):
         return one_line(str(message["message"]))

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 import warnings
 import zipfile
@@ -14,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from rlff_lightning.commands.config_record import ConfigRecord
@@ -190,6 +192,9 @@ def main(argv: list[str]) -> int:
     _hush()
     try:
         RunCLI(argv)
+    except SIGTERMException:
+        # An exit without a status would be a success, and an unfinished stage a finished one.
+        return 128 + signal.SIGTERM
     except SystemExit as stop:
         # Lightning answers Ctrl-C with `exit(1)` from inside the handler of the interrupt.
         if isinstance(stop.__context__, KeyboardInterrupt):

@@ -137,6 +137,8 @@ def test_what_a_rank_died_of_is_told_to_its_launcher_in_one_line(
     assert cause_of(failed) == f"UserError: {line}"
     silent = ProcessFailure(local_rank=0, pid=1, exitcode=-11, error_file=str(tmp_path / "none"))
     assert cause_of(silent) == "killed by SIGSEGV"
+    ended = ProcessFailure(local_rank=0, pid=1, exitcode=143, error_file=str(tmp_path / "none"))
+    assert cause_of(ended) == "ended by SIGTERM"
 
 
 def test_who_only_lost_another_rank_is_not_to_blame() -> None:

@@ -1,9 +1,12 @@
+import os
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from rlff_lightning.commands.trainer_run import _hush, main
@@ -86,3 +89,20 @@ def test_a_run_killed_among_its_checkpoints_leaves_none_over_once_it_went_on(
     assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", *left]
     assert main(words) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "step=5.ckpt"]
+
+
+class Terminating(BoringModel):
+    """Has its process told to end in its first step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_run_that_sigterm_ends_is_no_success(tmp_path: Path) -> None:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    home = {"accelerator": "cpu", "default_root_dir": str(tmp_path)}
+    file = tmp_path / "stage.yaml"
+    model = {"class_path": f"{__name__}.Terminating"}
+    file.write_text(yaml.safe_dump({"trainer": {**quiet, **home, "max_steps": 5}, "model": model}))
+    assert main(["fit", "--config", str(file)]) == 143
