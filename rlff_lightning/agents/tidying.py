@@ -4,7 +4,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_SENTENCE_END = re.compile(r"""(?:[.!?…]+["'”’»)\]*]*(?=\s|$)|[。！？]+[」』”]*)""")  # noqa: RUF001
+# Not the number of a list's item. Quotations end „so“ or »so« as well.
+_SENTENCE_END = re.compile(
+    r"""(?m:(?<!^\d)(?<!^\d\d))(?:[.!?…]+["'”’“‘»«)\]*]*(?=\s|\Z)|[。！？]+[」』”]*)"""  # noqa: RUF001
+)
+_ENDED = r"(?:(?<=[.!?…。！？\"”)])|(?<=[.!?…][“‘’'»«])|(?<=[。！？][」』]))"  # noqa: RUF001
 _CONTROL = r"(?i:<\|[^\s|<>]+\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\])"
 
 
@@ -39,10 +43,13 @@ def tidy(
     """
     names = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
     # **Seeker:**, SEEKER:, [Seeker]: and "- Seeker:" name the same speaker.
-    label = rf"(?i:(?:-\s+)?\[?\*{{0,2}}(?:{names})\*{{0,2}}\]?\s*[:：]\*{{0,2}})"  # noqa: RUF001
+    # "Berater:innen" is a word, and "Berater:in:" a name.
+    name = rf"(?:{names})(?:[:*_]in(?:nen)?)?"
+    colon = r"\s*[:：](?!in(?:nen)?\b)"  # noqa: RUF001
+    label = rf"(?i:(?:-\s+)?\[?\*{{0,2}}{name}\*{{0,2}}\]?{colon}\*{{0,2}})"
     text = text.strip()
     own = re.sub(rf"\A(?:{label}\s*)", "", text) if labels else text
-    other = rf"(?m:^\s*{label})|(?<=[.!?…。！？\"”)])\s*{label}|{_CONTROL}"  # noqa: RUF001
+    other = rf"(?m:^\s*{label})|{_ENDED}\s*{label}|{_CONTROL}"
     bleeding = re.search(other if labels else _CONTROL, own)
     kept = own[: bleeding.start()].strip() if bleeding else own
     is_cut = len(kept) < len(text)

@@ -25,6 +25,10 @@ LABELS = ("Seeker", "Supporter", "User", "Berater", "Beraterin")
         ("I am tired.</s>Why?", "I am tired."),
         ("I am tired.<end_of_turn>\nWhy?", "I am tired."),
         ("I am tired. [INST] Why?", "I am tired."),
+        ("Er sagte: „Geh.“ Beraterin: Warum?", "Er sagte: „Geh.“"),
+        ("Er sagte: »Geh.« Beraterin: Warum?", "Er sagte: »Geh.«"),
+        ("我明白「好。」Seeker：谢谢", "我明白「好。」"),  # noqa: RUF001
+        ("Ich bin müde.\nBerater:in: Warum?", "Ich bin müde."),
     ],
 )
 def test_what_is_said_for_another_is_cut(written: str, kept: str) -> None:
@@ -39,6 +43,10 @@ def test_what_is_said_for_another_is_cut(written: str, kept: str) -> None:
         "He asked 'why?' and I said: because.",
         "The Supporters: they sang.",
         "3 < 4 and a | b > c",
+        "Das ist gut. Berater:innen hören zu.",
+        "Es gibt Hilfe.\nBerater:in oder Freundin: beide hören zu.",
+        "Berater:innen hören zu.",
+        "Say it as a “User: no.”",
     ],
 )
 def test_words_that_only_look_alike_stay(written: str) -> None:
@@ -54,6 +62,10 @@ def test_words_that_only_look_alike_stay(written: str) -> None:
         ("Really?! I thought", "Really?!"),
         ("我明白。那一定很", "我明白。"),
         ("Wait… I", "Wait…"),
+        ("„Das ist gut.“ Und da", "„Das ist gut.“"),
+        ("»Das ist gut.« Und da", "»Das ist gut.«"),
+        ("Two ideas:\n1. Take a walk.\n2. Call a fr", "Two ideas:\n1. Take a walk."),
+        ("Ten ideas:\n9. Sleep.\n10. Call a fr", "Ten ideas:\n9. Sleep."),
         ("no sentence at all", ""),
     ],
 )
