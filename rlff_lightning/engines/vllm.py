@@ -14,7 +14,7 @@ from rlff_lightning.engines.adapter_folder import base_and_adapter, check_adapte
 from rlff_lightning.engines.base import Completion, Engine, Sampling
 from rlff_lightning.engines.host_state import host_kept, rng_kept
 from rlff_lightning.engines.limits import check_model_folder, check_requests, check_sampling
-from rlff_lightning.engines.next_tokens import next_tokens, read_next_tokens
+from rlff_lightning.engines.next_tokens import Prefix, next_tokens, read_next_tokens
 from rlff_lightning.engines.vllm_process import engine_closed, engine_opened, prepare_process
 from rlff_lightning.engines.vllm_weights import load_whole
 from rlff_lightning.errors import UserError
@@ -28,6 +28,9 @@ Quantization = Literal["fp8_per_tensor", "fp8_per_block", "fp8_per_channel"]
 
 _FEW_TOKENS = 4
 """Up to as many, as the options of a judge have, completions are scored token by token."""
+
+_MOST_ASKED = 128
+"""Different next tokens that vLLM scores in one request."""
 
 _INITIAL_ID = 2**30
 """vLLM's id of an adapter that the engine begins with: far from those of versions."""
@@ -145,17 +148,20 @@ class VLLMEngine(Engine):
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
     ) -> list[list[float]]:
         """Ask for single next tokens, where prefixes are shared: scored prompts share none."""
-        asked = next_tokens(prompts, completions)
-        settings = [
-            {"temperature": 0.0, "max_tokens": 1, "logprob_token_ids": ids}
-            for ids in asked.values()
+        asked = [
+            (prefix, ids[start : start + _MOST_ASKED])
+            for prefix, ids in next_tokens(prompts, completions).items()
+            for start in range(0, len(ids), _MOST_ASKED)
         ]
-        outputs = self._run(list(asked), settings)
-        # Before the tokens asked for, vLLM puts the one that it sampled.
-        found = {
-            prefix: dict(zip(ids, _flat(output.outputs[0].logprobs)[1:], strict=False))
-            for (prefix, ids), output in zip(asked.items(), outputs, strict=True)
-        }
+        settings = [
+            {"temperature": 0.0, "max_tokens": 1, "logprob_token_ids": ids} for _, ids in asked
+        ]
+        outputs = self._run([prefix for prefix, _ in asked], settings)
+        found: dict[Prefix, dict[int, float]] = {}
+        for (prefix, ids), output in zip(asked, outputs, strict=True):
+            # Before the tokens asked for, vLLM puts the one that it sampled.
+            logps = _flat(output.outputs[0].logprobs)[1:]
+            found.setdefault(prefix, {}).update(zip(ids, logps, strict=False))
         return read_next_tokens(found, prompts, completions)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:

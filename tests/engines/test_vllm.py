@@ -175,6 +175,14 @@ def test_options_of_few_tokens_are_scored_as_the_model_does(engine, model, promp
         torch.testing.assert_close(torch.tensor(logps), expected, atol=1e-5, rtol=0)
 
 
+def test_more_options_than_one_request_takes_are_scored_too(engine, model, prompts, expected_logps):
+    options = [[token, 7] for token in range(200)]
+    scored = engine.logps(prompts[:1] * 200, options)
+    for option, logps in zip(options, scored, strict=True):
+        expected = expected_logps(model, prompts[0], option)
+        torch.testing.assert_close(torch.tensor(logps), expected, atol=1e-5, rtol=0)
+
+
 def test_kept_prefixes_give_the_same_bits_turn_after_turn(engine, model_folder, settings, prompts):
     torch.set_num_threads(1)
     keeping = VLLMEngine(str(model_folder), **settings, keep_prefixes=True)
