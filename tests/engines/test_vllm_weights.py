@@ -31,6 +31,17 @@ def test_weights_put_in_place_give_the_bits_of_vllms_own_reload(
     assert engine.logps(prompts, COMPLETIONS) == other != in_place
 
 
+def test_a_model_that_turns_weights_while_it_loads_them_is_left_to_vllm(engine, monkeypatch):
+    from vllm.model_executor.models.llama4 import Llama4ForCausalLM
+
+    def is_plain_if_it_turned(served):
+        turn = Llama4ForCausalLM.permute_qk_weight_for_rotary
+        monkeypatch.setattr(type(served), "permute_qk_weight_for_rotary", turn, raising=False)
+        return is_plain(served)
+
+    assert engine._running().apply_model(is_plain_if_it_turned) == [False]
+
+
 def test_a_llama_with_a_head_of_its_own_and_an_odd_vocabulary_takes_new_weights(
     model_folder, build_folder, expected_logps, settings, prompts, tmp_path
 ):
