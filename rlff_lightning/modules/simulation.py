@@ -169,7 +169,7 @@ class SimulationModule(LightningModule):
         num_cut, num_futures = self.trainer.strategy.reduce(mine, reduce_op="sum").tolist()
         if num_cut and self.trainer.is_global_zero:
             _log.warning(
-                "%d of %d futures ended with their conversation's turn %d "
+                "%d of this run's %d futures ended with their conversation's turn %d "
                 "(FutureSettings.max_turns) before they had %d of the seeker's; their labels are "
                 "means over fewer",
                 *(num_cut, num_futures, self.futures.max_turns, self.futures.look_ahead),
