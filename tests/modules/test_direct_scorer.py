@@ -132,7 +132,7 @@ def test_a_policy_trains_on_simulated_futures_and_a_comparison_changes_nothing(
     assert rewards.std() > 0.05
 
     found = []
-    for callbacks in ([], [RewardDrift(cast(), every=2, num_groups=2, min_agreement=0.0)]):
+    for callbacks in ([], [RewardDrift(cast(), every=2, num_groups=4, min_agreement=0.0)]):
         gradients = Gradients()
         trainer = quiet_trainer(
             tmp_path / f"watched-{len(callbacks)}", max_steps=4, callbacks=[gradients, *callbacks]
