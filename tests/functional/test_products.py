@@ -15,6 +15,12 @@ needs_avx512 = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def other_maker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processor be of a maker that oneDNN is taken with."""
+    monkeypatch.setattr(products, "_has_mkls_maker", lambda: False)
+
+
 @pytest.fixture
 def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give small products to oneDNN too."""
@@ -105,6 +111,15 @@ def test_a_small_product_is_left_to_torch(calls: list[int]) -> None:
     assert not calls
     product(torch.randn(128, 128), torch.randn(128, 128))
     assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("any_size")
+def test_mkl_is_taken_on_processors_of_its_maker(
+    calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_has_mkls_maker", lambda: True)
+    product(torch.randn(128, 128), torch.randn(128, 128))
+    assert not calls
 
 
 def test_a_models_linear_layers_turn_and_keep_their_weights() -> None:
