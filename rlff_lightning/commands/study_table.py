@@ -65,10 +65,10 @@ def print_study(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> Non
             _p(row.p_episodes),
         )
     console.print(table)
-    if names := _held_out_names(rows):
-        table = _terminal_table("Success rates held out, means over seeds", names)
+    if held_out := _held_out_names(rows):
+        table = _terminal_table("Success rates held out, means over seeds", held_out)
         for row in rows:
-            table.add_row(Text(row.name), *_held_out_rates(row, names))
+            table.add_row(Text(row.name), *_held_out_rates(row, held_out))
         console.print(table)
     for note in _notes(study, cells):
         console.print(note.replace("`", "").replace("**", ""), soft_wrap=True)

@@ -2,8 +2,8 @@
 
 torch multiplies float32 matrices by MKL, which keeps its AVX-512 kernels to one maker's processors.
 On others oneDNN, which knows them all, is twice as fast: 250 GFLOP/s of one core of an AMD EPYC, to
-110 by MKL (torch 2.13, the shapes of a model of a million parameters). On that maker's own MKL is: an
-update of such a model took a sixth less by it. Both are exact to rounding.
+110 by MKL (torch 2.13, the shapes of a model of a million parameters). On that maker's own MKL is
+the faster: an update of such a model took a sixth less by it. Both are exact to rounding.
 """
 
 from functools import cache
@@ -113,7 +113,7 @@ def _is_faster_by_onednn(rows: Tensor, columns: Tensor) -> bool:
 
 @cache
 def _has_mkls_maker() -> bool:
-    """Whether the processor is Intel's; by its name, for a trial would not be the same each time."""
+    """Whether the processor is Intel's: by name, for a trial would not end the same each time."""
     described = Path("/proc/cpuinfo")
     return described.exists() and "GenuineIntel" in described.read_text(encoding="utf-8")
 
