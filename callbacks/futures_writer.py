@@ -100,6 +100,8 @@ class FuturesWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if trainer.is_global_zero and hasattr(self, "store"):
+            if self.store.is_open:
+                self._tell_quarantine()
             self.store.unlock()
 
     def _tell_quarantine(self) -> None:
@@ -118,7 +120,12 @@ class FuturesWriter(Callback):
         if shown:
             title = f"Futures of {len(shown)} of {len(finished)} contexts"
             file = self.store.folder.with_suffix(".md")
-            write_futures(self.store.read(shown), file, title)
+            said_by = [
+                f"{key}: {value}"
+                for key, value in self.store.identity.items()
+                if key == "judge" or key.startswith("prompts.")
+            ]
+            write_futures(self.store.read(shown), file, title, said_by)
 
 
 def _identity(trainer: Trainer, module: SimulationModule) -> Identity:

@@ -37,6 +37,7 @@ class SimulationProgress(ProgressBar):
         self.every_s = every_s
         self._is_enabled = True
         self._begun = self._looked = self._shown = 0.0
+        self._has_begun = False
         self._is_line_open = False
         self._news = _AboveLine()
 
@@ -54,6 +55,7 @@ class SimulationProgress(ProgressBar):
         self._begun = self._looked = self._shown = time.monotonic()
         if trainer.is_global_zero:
             shutil.rmtree(_folder(trainer), ignore_errors=True)
+        self._has_begun = True
         trainer.strategy.barrier("simulation_progress")
         module.seeker.on_turn = lambda: self._look(trainer, module)
         if trainer.is_global_zero and self._is_enabled and sys.stderr.isatty():
@@ -91,7 +93,9 @@ class SimulationProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if trainer.is_global_zero:
-            shutil.rmtree(_folder(trainer), ignore_errors=True)
+            # Before, the folder may be that of another run, which made the store refuse this one.
+            if self._has_begun:
+                shutil.rmtree(_folder(trainer), ignore_errors=True)
             # Of an interrupt Lightning has told already, on a line of its own.
             self._is_line_open &= not isinstance(exception, KeyboardInterrupt)
             self._leave_line()

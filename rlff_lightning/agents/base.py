@@ -16,6 +16,11 @@ class Supporter(ABC):
     fingerprint: str = ""
     """What decides its words beyond its settings, e.g. the hash of its prompts."""
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it gives a conversation the same reply each time, whatever its seed."""
+        return False
+
     @abstractmethod
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
         """Write the next supporter message of each conversation, which ends with a seeker's."""

@@ -43,6 +43,7 @@ class FuturesStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.identity: Identity = {}
         self._lock: IO[str] | None = None
         self._next: dict[int, int] = {}
 
@@ -65,6 +66,7 @@ class FuturesStore:
         except UserError:
             self.unlock()
             raise
+        self.identity = identity
         for partial in self.folder.glob(".*.partial"):
             partial.unlink()
 
@@ -107,7 +109,8 @@ class FuturesStore:
         if finished:
             rows = [row for own in finished.values() for row in own]
             numbers = [number for number, own in finished.items() for _ in own]
-            write_part(rows, self.folder / f"{name}.parquet", numbers, list(finished))
+            part = self.folder / f"{name}.parquet"
+            write_part(rows, part, numbers, list(finished), self.identity)
 
     def close(self) -> None:
         """Gather the quarantine in one file and let the next run in."""
@@ -119,6 +122,11 @@ class FuturesStore:
                 if piece.name != QUARANTINE:
                     piece.unlink()
         self.unlock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this run is the one that writes there."""
+        return self._lock is not None
 
     def unlock(self) -> None:
         """Let the next run in."""

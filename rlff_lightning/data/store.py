@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
@@ -45,12 +45,16 @@ SCHEMA = pa.schema(
 _FINISHED = b"rlff_finished"
 """Key of a part's metadata: numbers of the contexts that it finishes, as JSON."""
 
+_IDENTITY = b"rlff_identity"
+"""Key of a part's metadata: the run's identity, as JSON."""
+
 
 def write_part(
     rows: Sequence[LabelledReply],
     path: Path,
     numbers: Sequence[int] | None = None,
     finished: Sequence[int] = (),
+    identity: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one Parquet file; a reader sees all of it or nothing, whenever the process dies.
 
@@ -59,13 +63,16 @@ def write_part(
         path: The part.
         numbers: Number of each row's context within the run; ``None`` leaves all 0.
         finished: Contexts that the part finishes; one without candidates has no rows.
+        identity: Of the run, prompts and critic included; a part that is copied away still tells.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = [0] * len(rows) if numbers is None else numbers
     content = [
         {"context_number": number, **_row(row)} for number, row in zip(numbers, rows, strict=True)
     ]
-    schema = SCHEMA.with_metadata({_FINISHED: json.dumps(list(finished)).encode()})
+    known = {_FINISHED: list(finished), _IDENTITY: dict(identity or {})}
+    encoded = {key: json.dumps(value, ensure_ascii=False) for key, value in known.items()}
+    schema = SCHEMA.with_metadata({key: text.encode() for key, text in encoded.items()})
     # The name begins with a dot: readers of whole folders leave it out.
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
@@ -107,6 +114,14 @@ def read_finished(part: Path) -> list[int]:
         raise _damaged(part, error) from error
     finished: list[int] = json.loads(metadata.get(_FINISHED, b"[]"))
     return finished
+
+
+def read_identity(part: Path) -> dict[str, Any]:
+    """Read whose a part is: the identity of the run that wrote it; empty if it does not say."""
+    identity: dict[str, Any] = json.loads(
+        (pq.read_metadata(part).metadata or {}).get(_IDENTITY, "{}")
+    )
+    return identity
 
 
 def _damaged(part: Path, error: Exception) -> UserError:

@@ -17,6 +17,12 @@ from rlff_lightning.types import Conversation, Message, Role
 _SLOT = "\ue000{}\ue001"
 _TEMPLATE_ROLES: dict[Role, str] = {"seeker": "user", "supporter": "assistant"}
 _SLOT_PATTERN = re.compile("\ue000(\\d+)\ue001")
+_SHORT = 1000
+"""Characters of a text of which many are remembered."""
+
+
+class PromptTooLongError(UserError):
+    """A conversation that exceeds ``max_prompt_tokens``; others may fit."""
 
 
 class Tokenizer(Protocol):
@@ -85,13 +91,18 @@ class ChatFormat:
         self.eos_id: int = tokenizer.eos_token_id
         controls = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, controls))) if controls else None
-        # The same messages are rendered again and again, turn after turn and sibling by sibling.
-        self._encode_message = lru_cache(maxsize=2**16)(self._encode_anew)
+        # The same messages are rendered again and again, turn after turn and sibling by sibling. Of
+        # long texts, which a critic's whole transcripts are, that many would fill the memory.
+        self._encode_short = lru_cache(maxsize=2**16)(self._encode_anew)
+        self._encode_long = lru_cache(maxsize=2**11)(self._encode_anew)
         self._split_template = lru_cache(maxsize=2**10)(self._split_anew)
 
     def encode_text(self, text: str) -> list[int]:
         """Encode text in which control tokens are only letters."""
         return list(self._encode_message(text))
+
+    def _encode_message(self, text: str) -> tuple[int, ...]:
+        return (self._encode_short if len(text) <= _SHORT else self._encode_long)(text)
 
     def _encode_anew(self, text: str) -> tuple[int, ...]:
         ids: list[int] = []
@@ -111,8 +122,8 @@ class ChatFormat:
         """Render a conversation and tell the seeker's words from all else.
 
         Raises:
-            UserError: If the prompt exceeds ``max_prompt_tokens``, or the tokenizer's template
-                leaves a message or the system prompt out.
+            PromptTooLongError: If the prompt exceeds ``max_prompt_tokens``.
+            UserError: If the tokenizer's template leaves a message or the system prompt out.
         """
         messages = conversation.messages
         if self.settings.max_messages is not None:
@@ -129,7 +140,7 @@ class ChatFormat:
                 prompt.add(self._encode_message(texts[index]), is_seeker=is_seeker)
         ids = prompt.ids
         if len(ids) > self.settings.max_prompt_tokens:
-            raise UserError(
+            raise PromptTooLongError(
                 f"conversation {conversation.id!r}: prompt must have at most "
                 f"max_prompt_tokens={self.settings.max_prompt_tokens} tokens, got {len(ids)}; "
                 "raise the limit or set max_messages"

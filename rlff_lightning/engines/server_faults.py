@@ -49,13 +49,15 @@ FAILURES = (openai.OpenAIError, TimeoutError, ValueError, RecursionError)
 """What the client raises when a request fails, or its answer is JSON that cannot be read."""
 
 
-def explained(error: Exception, owner: str, secret: str) -> Exception:
+def explained(error: Exception, owner: str, secret: str, *, is_admitted: bool = False) -> Exception:
     """Tell what a failure of ``FAILURES`` means.
 
     Args:
         error: What the client raised.
         owner: Whose settings are to be mended if they are at fault.
         secret: Never to be shown, though a server may repeat it.
+        is_admitted: The server has answered before: what it forbids is this request, such as a text
+            that its moderation takes offence at.
 
     Returns:
         A ``TransientError``, a ``RefusedError``, or a ``UserError`` if no request can ever pass.
@@ -69,7 +71,8 @@ def explained(error: Exception, owner: str, secret: str) -> Exception:
         return TransientError("connection", reason, is_away=True)
     if isinstance(error, openai.APIStatusError):
         reason = f"{error.status_code} {_masked(error.message, secret)}"
-        return _of_status(error, reason, owner)
+        is_forbidden = error.status_code == 403 and is_admitted
+        return RefusedError(reason) if is_forbidden else _of_status(error, reason, owner)
     return TransientError("bad answer", f"no valid JSON ({type(error).__name__})")
 
 

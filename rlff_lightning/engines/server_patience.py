@@ -35,6 +35,7 @@ class ServerWatch:
     def __init__(self, url: str) -> None:
         self.url = url
         self.num_answers = 0
+        self.num_refusals = 0
         self._silent_since: float | None = None
         self._is_told = False
         self._wait_told_after_s = _TOLD_AFTER_S
@@ -44,8 +45,18 @@ class ServerWatch:
         """Seconds since the first fault after the last answer; 0 if the last came after it."""
         return 0.0 if self._silent_since is None else monotonic() - self._silent_since
 
+    @property
+    def is_of_use(self) -> bool:
+        """Whether a request has ever got what it asked for."""
+        return self.num_answers > self.num_refusals
+
+    def refused(self) -> None:
+        """Note a refusal, which is an answer."""
+        self.answered()
+        self.num_refusals += 1
+
     def answered(self) -> None:
-        """Note an answer; a refusal is one."""
+        """Note an answer."""
         if self._is_told:
             _log.warning("%s answers again, after %.0f s", self.url, self.silent_s)
         self.num_answers += 1

@@ -22,6 +22,8 @@ from rlff_lightning.engines.server_patience import GivesUp, Patience, ServerWatc
 from rlff_lightning.errors import StoppedRun
 
 T = TypeVar("T")
+_MOST_REFUSALS = 8
+"""Of the first requests, if none got what it asked for: it must be the settings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,8 @@ class ServerSession:
 
         Raises:
             UserError: If the server denies access or does not know the model.
-            StoppedRun: If a request is given up though the server has never answered any.
+            StoppedRun: If a request is given up though the server has never answered any, or only
+                to refuse it.
         """
         return self._thread.run(self._send_all(bodies, read))
 
@@ -133,6 +136,11 @@ class ServerSession:
                     f"{self.owner}.base_url: {self._watch.url} has not answered once in "
                     f"{self._watch.silent_s:.0f} s: {error}; {way_out} or mend the address"
                 ) from None
+            if not self._watch.is_of_use and self._watch.num_refusals >= _MOST_REFUSALS:
+                raise StoppedRun(
+                    f"{self.owner}: {self._watch.url} refuses every request, "
+                    f"{self._watch.num_refusals} so far: {error}; mend the settings"
+                ) from None
             return Reply(value=None, failure=str(error), retries=tuple(causes))
         return Reply(value=value, retries=tuple(causes))
 
@@ -161,7 +169,9 @@ class ServerSession:
             async with asyncio.timeout(self.timeout_s):
                 value = read(await self._client.chat.completions.create(**body))
         except FAILURES as error:
-            raise self._noted(explained(error, self.owner, self._secret)) from None
+            is_admitted = self._watch.is_of_use
+            told = explained(error, self.owner, self._secret, is_admitted=is_admitted)
+            raise self._noted(told) from None
         except TransientError as fault:
             raise self._noted(fault) from None
         self._watch.answered()
@@ -172,7 +182,7 @@ class ServerSession:
         if isinstance(error, TransientError):
             self._watch.failed(error)
         else:
-            self._watch.answered()
+            self._watch.refused()
         return error
 
     def _wait_s(self, state: RetryCallState) -> float:

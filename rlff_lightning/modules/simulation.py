@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
@@ -107,6 +108,12 @@ class SimulationModule(LightningModule):
     def on_predict_start(self) -> None:
         [limit] = self.trainer.num_predict_batches
         self._batches = list(self.predict_dataloader())[: int(limit)]
+        num_samples = self.candidates.num_samples
+        if self.candidates.origins != "human" and num_samples > 1 and self.cast.supporter.is_greedy:
+            rank_zero_warn(
+                f"SimulationModule.supporter is greedy (temperature 0), so the {num_samples} "
+                "samples of CandidateSettings.num_samples are one reply; raise its temperature"
+            )
 
     @override
     def teardown(self, stage: str) -> None:
@@ -146,11 +153,13 @@ class SimulationModule(LightningModule):
     def agents(self) -> dict[str, Supporter | Seeker | Critic]:
         """The agents by role, as they were given."""
         proposer = self.candidates.proposer
+        of_contexts = [agent for agent in self.contexts.supporters() if agent is not proposer]
         return {
             "supporter": self.cast.supporter,
             "seeker": self.seeker.seeker,
             "critic": self.cast.critic,
             **({"proposer": proposer} if proposer else {}),
+            **{f"context supporter {n}": agent for n, agent in enumerate(of_contexts, start=1)},
         }
 
     def count_used(self) -> Tally:

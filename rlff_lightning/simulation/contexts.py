@@ -38,6 +38,10 @@ class ContextSource(ABC):
         """Count the contexts, from number 0 on; ``None`` where there is no end of them."""
         return None
 
+    def supporters(self) -> list[Supporter]:
+        """List the source's own supporters, beside those of the cast."""
+        return []
+
 
 class SelfPlayContexts(ContextSource):
     """Conversations with the cast's seeker, broken off after a random number of turns.
@@ -50,6 +54,9 @@ class SelfPlayContexts(ContextSource):
     def __init__(self, supporter: Supporter | None = None, max_turns: int = 8) -> None:
         self.supporter = supporter
         self.max_turns = max_turns
+
+    def supporters(self) -> list[Supporter]:
+        return [self.supporter] if self.supporter else []
 
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
         cast = cast._replace(supporter=self.supporter or cast.supporter)
@@ -187,6 +194,9 @@ class MixedContexts(ContextSource):
             if count is not None
         ]
         return min(ends, default=None)
+
+    def supporters(self) -> list[Supporter]:
+        return [supporter for source in self.sources for supporter in source.supporters()]
 
     def _gather(
         self, numbers: Sequence[int], ask: Callable[[int, list[int]], list[Found]]

@@ -60,16 +60,19 @@ def write_markdown(episodes: Sequence[Episode], path: Path, title: str) -> None:
     path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
 
 
-def write_futures(replies: Sequence[LabelledReply], path: Path, title: str) -> None:
+def write_futures(
+    replies: Sequence[LabelledReply], path: Path, title: str, notes: Sequence[str] = ()
+) -> None:
     """Write labelled replies as readable Markdown: each context, its candidates, their futures.
 
     Args:
         replies: Those of one context adjacent.
         path: The file.
         title: Its heading.
+        notes: Lines below it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"# {title}", ""]
+    lines = [f"# {title}", "", *(f"- {_literal(note)}" for note in notes), ""]
     for context, own in groupby(replies, key=lambda reply: reply.context):
         lines += [f"## {_literal(context.id)}", ""]
         for message in context.messages:

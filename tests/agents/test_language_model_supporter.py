@@ -5,7 +5,7 @@ import pytest
 
 from rlff_lightning.agents.counts import Counts
 from rlff_lightning.agents.language_model import LanguageModelSupporter
-from rlff_lightning.dialogue.chat import ChatFormat
+from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
 from rlff_lightning.engines.base import Completion, Sampling
 from rlff_lightning.engines.transformers import TransformersEngine
 from rlff_lightning.models.backbone import Backbone
@@ -99,6 +99,19 @@ def test_a_trained_policy_is_taken_at_its_word_where_it_has_no_better_one(
     assert fragment == Message(role="supporter", text="No end to this")
     assert (silence.text, silence.failure) == ("", "")
     assert (supporter.counts.empty, supporter.counts.failures) == (3, 0)
+
+
+def test_a_conversation_that_is_too_long_fails_alone(pocket_folder: Path) -> None:
+    engine = WrittenEngine(pocket_folder, "Why?", "I see.")
+    supporter = LanguageModelSupporter(engine, ChatSettings(max_prompt_tokens=40))
+    first, long, last = conversations(3)
+    said = (Message(role="seeker", text="I am sad. " * 20),)
+    long = Conversation(id="long", messages=said)
+    replies = supporter.reply([first, long, last])
+    assert [reply.text for reply in replies] == ["Why?", "", "I see."]
+    assert [bool(reply.failure) for reply in replies] == [False, True, False]
+    assert replies[1].failure.startswith("conversation 'long': prompt must have at most max_prompt")
+    assert (supporter.counts.requests, supporter.counts.failures) == (2, 1)
 
 
 def test_retries_below_none_are_refused(pocket_folder: Path) -> None:

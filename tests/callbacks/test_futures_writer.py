@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -15,10 +16,11 @@ from rlff_lightning.agents.base import Critic
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.data.futures_store import FuturesStore
-from rlff_lightning.data.store import read_parts
+from rlff_lightning.data.store import read_identity, read_parts
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.candidates import CandidateSettings
+from rlff_lightning.simulation.contexts import MixedContexts, SelfPlayContexts
 from rlff_lightning.simulation.futures import FutureSettings
 from rlff_lightning.types import Conversation, LabelledReply, Verdict
 
@@ -116,6 +118,30 @@ def test_a_proposer_is_a_part_of_what_a_run_is(
     assert {record.origin for record in first} == {"policy", "proposer"}
     with pytest.raises(UserError, match=r"candidates\.proposer\.skill was 0\.0, is 0\.5"):
         simulate(tmp_path, quiet_trainer, 6, 4, candidates=propose(0.5))
+
+
+def test_who_plays_the_contexts_is_a_part_of_what_a_run_is(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    def contexts(label: str) -> MixedContexts:
+        player = MixedSupporter()
+        player.fingerprint = label
+        return MixedContexts([SelfPlayContexts(player), SelfPlayContexts()])
+
+    simulate(tmp_path, quiet_trainer, 4, 4, contexts=contexts("reply-1"))
+    with pytest.raises(UserError, match=r'context supporter 1\.fingerprint was "reply-1"'):
+        simulate(tmp_path, quiet_trainer, 6, 4, contexts=contexts("reply-2"))
+
+
+def test_a_part_and_the_page_say_whose_they_are(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    simulate(tmp_path, quiet_trainer, 4, 2)
+    manifest = json.loads((tmp_path / "futures" / "_manifest.json").read_text())
+    assert manifest["identity"]["judge"] == ScriptedCritic().name
+    for part in (tmp_path / "futures").glob("part-*"):
+        assert read_identity(part) == manifest["identity"]
+    assert "- judge: " in (tmp_path / "futures.md").read_text()
 
 
 def test_contexts_that_were_given_up_wait_in_quarantine_until_they_are_asked_for(

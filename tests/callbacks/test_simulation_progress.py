@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from callbacks.simulation_progress import SimulationProgress, fitted, line, summ
 from rlff_lightning.agents.counts import Counts
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
+from rlff_lightning.errors import UserError
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.tally import Tally, read_tally, write_tally
 
@@ -91,6 +93,15 @@ def test_tallies_of_two_processes_add_up(tmp_path: Path) -> None:
     assert (both.finished, both.quarantined, both.turns) == (30, 2, 600)
     assert both.counts["supporter"] == TALLY.counts["supporter"]
     assert (both.counts["critic"].cut, both.counts["critic"].answers) == (1, 400)
+
+
+def test_a_run_that_never_began_leaves_another_ones_counts_alone(tmp_path: Path) -> None:
+    write_tally(TALLY, tmp_path / ".progress" / "000.json")
+    trainer = SimpleNamespace(default_root_dir=tmp_path, is_global_zero=True)
+    refused = UserError("another run is writing there")
+    module = SimulationModule(MixedSupporter(), ScriptedSeeker(), ScriptedCritic())
+    SimulationProgress().on_exception(trainer, module, refused)  # type: ignore[arg-type]
+    assert read_tally(tmp_path / ".progress" / "000.json") == TALLY
 
 
 def test_a_run_shows_its_progress_and_leaves_no_trace_of_it(

@@ -8,7 +8,7 @@ import pytest
 
 from rlff_lightning.engines.server import api_key
 from rlff_lightning.engines.server_answers import _tokens
-from rlff_lightning.engines.server_faults import FAILURES, TransientError, explained
+from rlff_lightning.engines.server_faults import FAILURES, RefusedError, TransientError, explained
 from rlff_lightning.errors import UserError
 
 REQUEST = httpx.Request("POST", "http://localhost/v1/chat/completions")
@@ -43,6 +43,13 @@ def test_json_that_cannot_be_read_is_a_bad_answer(error: Exception) -> None:
     found = explained(error, "Owner", "")
     assert isinstance(found, TransientError)
     assert found.cause == "bad answer"
+
+
+def test_what_is_forbidden_after_an_answer_is_this_request_alone() -> None:
+    forbidden = refused(403, "flagged by moderation")
+    assert isinstance(explained(forbidden, "Owner", ""), UserError)
+    assert isinstance(explained(forbidden, "Owner", "", is_admitted=True), RefusedError)
+    assert isinstance(explained(refused(401, "who?"), "Owner", "", is_admitted=True), UserError)
 
 
 def test_a_users_mistake_stays_one() -> None:

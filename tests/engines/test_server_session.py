@@ -15,7 +15,10 @@ from rlff_lightning.engines.server import ServerChatModel
 from rlff_lightning.errors import StoppedRun
 
 Rule = Callable[[int, str], str | None]
-"""From a request's number and last words to ``Retry-After``, or to ``drip``; ``None`` answers."""
+"""From a request's number and last words to ``Retry-After``, ``drip`` or ``no``, which refuses.
+
+``None`` answers.
+"""
 
 
 class LimitingServer:
@@ -24,6 +27,8 @@ class LimitingServer:
     def __init__(self) -> None:
         self.rule: Rule = lambda number, text: None
         self.came: list[tuple[float, str]] = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         lock, limiting = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -36,12 +41,13 @@ class LimitingServer:
                     pause = limiting.rule(len(limiting.came), limiting.came[-1][1])
                 if pause is None:
                     time.sleep(0.1)
+                    limiting.may_answer.wait(30)
                 choice = {"message": {"role": "assistant", "content": "Yes."}}
                 body = json.dumps({"choices": [choice]}).encode()
-                self.send_response(200 if pause in (None, "drip") else 429)
+                self.send_response({None: 200, "drip": 200, "no": 400}.get(pause, 429))
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
-                if pause and pause != "drip":
+                if pause not in (None, "", "drip", "no"):
                     self.send_header("Retry-After", pause)
                 self.end_headers()
                 for byte in body if pause == "drip" else ():
@@ -113,7 +119,16 @@ def test_a_rate_limit_costs_no_attempts_and_is_told_with_its_end(
 
 
 def test_the_pause_that_one_request_is_told_holds_all_others_back(server: LimitingServer) -> None:
-    server.rule = lambda number, text: "1.5" if number == 1 else None
+    is_refused = threading.Event()
+
+    def rule(number: int, text: str) -> str | None:
+        if number == 1:
+            # Read before the second one's answer, however slowly.
+            threading.Timer(0.5, is_refused.set).start()
+            return "1.5"
+        return None
+
+    server.rule, server.may_answer = rule, is_refused
     answers = ask(model(server, concurrency=2), *map(str, range(6)))
     assert not any(answer.failure for answer in answers)
     assert sum(len(answer.usage.retries) for answer in answers) == 1
@@ -183,3 +198,19 @@ def test_an_answer_that_drips_is_bounded_as_a_whole(server: LimitingServer) -> N
     assert not answer.failure
     assert set(answer.usage.retries) == {"timeout"}
     assert time.monotonic() - began < 25
+
+
+def test_a_server_that_refuses_whatever_is_asked_stops_the_run(server: LimitingServer) -> None:
+    server.rule = lambda number, text: "no"
+    with pytest.raises(StoppedRun, match=r"refuses every request, 8 so far: refused: 400 .*mend"):
+        ask(model(server, concurrency=1), *map(str, range(20)))
+    # Another one or two may be on their way.
+    assert 8 <= len(server.came) <= 10
+
+
+def test_refusals_after_an_answer_fail_alone(server: LimitingServer) -> None:
+    server.rule = lambda number, text: "no" if number > 1 else None
+    answers = ask(model(server, concurrency=1), *map(str, range(12)))
+    assert [answer.failure.startswith("refused: 400") for answer in answers] == [False] + [
+        True
+    ] * 11

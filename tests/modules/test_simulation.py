@@ -49,6 +49,18 @@ def test_contexts_left_out_are_not_simulated(
     assert rest.batches == [{number: found[number] for number in (1, 4)}]
 
 
+class GreedySupporter(MixedSupporter):
+    is_greedy = True
+
+
+def test_a_greedy_supporter_of_several_samples_is_told(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = SimulationModule(GreedySupporter(), *CAST[1:], num_contexts=1, seed=0)
+    with pytest.warns(UserWarning, match="the 4 samples of CandidateSettings.num_samples are one"):
+        quiet_trainer(tmp_path).predict(module, return_predictions=False)
+
+
 def test_human_replies_are_asked_only_of_a_source_that_has_them() -> None:
     with pytest.raises(UserError, match="SelfPlayContexts has no human replies"):
         SimulationModule(*CAST, candidates=CandidateSettings(origins="both"))
