@@ -71,12 +71,14 @@ class NodeLink:
         self._seen: dict[int, Failure] = {}
         self._silent: set[int] = set()
         self._done = Event()
+        self._round = 0.0
         self._thread = Thread(target=self._watch, name="rlff-nodes", daemon=True)
 
     def start(self) -> None:
         """Meet the other nodes, and watch them from a thread."""
         if self.nodes > 1:
             self._thread.start()
+            Thread(target=self._watch_head, name="rlff-node-0", daemon=True).start()
 
     def quiet(self) -> None:
         """Stop watching: this node's ranks have ended."""
@@ -99,7 +101,8 @@ class NodeLink:
         if self._thread.is_alive():
             self._thread.join(_GATHER_S)
         found = {**self._seen, **({self.node: failure} if failure else {})}
-        if self._store is not None:
+        # A node 0 that is gone without a word keeps whoever asks its store.
+        if self._store is not None and not self._thread.is_alive():
             # Once node 0 has ended, what was seen until then is what there is.
             with suppress(DistError):
                 found = self._agreed(self._store, found)
@@ -152,11 +155,19 @@ class NodeLink:
                 cause = f"no link to {self.head}:{self.port}: {reason}"
                 self._blame(0, Failure(who="node 0", cause=cause, is_mistake=False, time=0.0))
 
+    def _watch_head(self) -> None:
+        """Blame node 0 once its store keeps this node waiting: nothing but TCP would end that."""
+        while not self._done.wait(_BEAT_S):
+            if self._round and time.monotonic() - self._round > self.silence_s:
+                self._blame(0, self._silence(0, self.silence_s))
+                return
+
     def _beat(self, store: TCPStore) -> None:
         others = [node for node in range(self.nodes) if node != self.node]
         heard = dict.fromkeys(others, (0, time.monotonic()))
         reported: dict[int, float] = {}
         while not self._done.wait(_BEAT_S):
+            self._round = time.monotonic()
             store.add(f"beat/{self.node}", 1)
             if self._seen:
                 continue  # the ranks are being ended; this node lives on until they are
