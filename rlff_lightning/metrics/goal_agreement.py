@@ -59,10 +59,10 @@ class JudgeAgreement(Metric):
             first: The first judge's verdict on every turn that was played.
             second: The second's, on the same turns.
         """
-        was_solved = [any(verdict.is_success for verdict in judged) for judged in (first, second)]
-        self.successes[int(was_solved[0]), int(was_solved[1])] += 1
+        self.successes[int(_is_solved(first)), int(_is_solved(second))] += 1
         for one, other in zip(first, second, strict=True):
-            self.outcomes[OUTCOMES.index(one.outcome), OUTCOMES.index(other.outcome)] += 1
+            if not (one.failure or other.failure):
+                self.outcomes[OUTCOMES.index(one.outcome), OUTCOMES.index(other.outcome)] += 1
 
     def compute(self) -> Agreement:
         """Compare the judges; shares are 0 without episodes."""
@@ -79,3 +79,9 @@ class JudgeAgreement(Metric):
             difference_high=high,
             episodes=episodes,
         )
+
+
+def _is_solved(course: Sequence[Verdict]) -> bool:
+    """Under a judge that gives up the episode ends there, whatever it says later."""
+    ends = (verdict.is_success for verdict in course if verdict.is_success or verdict.failure)
+    return next(ends, False)

@@ -8,10 +8,10 @@ from rlff_lightning.types import Conversation, Episode, Verdict
 
 
 class Panel(Critic):
-    """Lets a conversation go on until every judge has seen the goal reached, or the turns end.
+    """Lets a conversation go on until every judge has seen the goal reached or given up.
 
-    Players do not hear judges. So what was said up to a judge's first success is what would have
-    been said under that judge alone, and each judge's figures are exact from one play.
+    Players do not hear judges. So what was said up to a judge's first success or failure is what
+    would have been said under that judge alone, and each judge's figures are exact from one play.
 
     Args:
         judges: At least one.
@@ -37,9 +37,9 @@ class Panel(Critic):
     def _take(self, conversation: Conversation, verdicts: tuple[Verdict, ...]) -> Verdict:
         course = self._courses.setdefault((conversation.id, conversation.seed), [])
         course.append(verdicts)
-        is_over = all(any(turn.is_success for turn in column) for column in self._columns(course))
-        failures = [verdict.failure for verdict in verdicts if verdict.failure]
-        return replace(verdicts[0], is_success=is_over, failure=failures[0] if failures else "")
+        is_over = all(_num_turns(column) is not None for column in self._columns(course))
+        # A failure here would end the play for the other judges as well.
+        return replace(verdicts[0], is_success=is_over, failure="")
 
     def courses(self, conversation: Conversation) -> list[list[Verdict]]:
         """Give every judge's verdicts on all turns that were played."""
@@ -52,20 +52,25 @@ class Panel(Critic):
 
 
 def as_judged(episode: Episode, course: Sequence[Verdict]) -> Episode:
-    """Cut a played episode where one judge's course first sees the goal reached.
+    """Cut a played episode where one judge first sees the goal reached, or gives up.
 
     Args:
-        episode: As the panel let it be played; one verdict per turn.
+        episode: As the panel let it be played.
         course: The judge's verdicts on the same turns.
 
     Returns:
         The episode as it would have ended under this judge alone.
     """
-    solved = [turn for turn, verdict in enumerate(course, start=1) if verdict.is_success]
-    if not solved or solved[0] == len(course):
+    turns = _num_turns(course)
+    if turns is None:
         return Episode(conversation=episode.conversation, verdicts=tuple(course))
-    messages = episode.conversation.messages
-    # A turn is a reply and an answer.
-    kept = messages[: len(messages) - 2 * (len(course) - solved[0])]
+    # The opening, then a reply and an answer in every turn.
+    kept = episode.conversation.messages[: 1 + 2 * turns]
     conversation = replace(episode.conversation, messages=kept)
-    return Episode(conversation=conversation, verdicts=tuple(course[: solved[0]]))
+    return Episode(conversation=conversation, verdicts=tuple(course[:turns]))
+
+
+def _num_turns(course: Sequence[Verdict]) -> int | None:
+    """Count the turns up to a judge's first success or failure."""
+    ends = (turn for turn, verdict in enumerate(course, 1) if verdict.is_success or verdict.failure)
+    return next(ends, None)
