@@ -91,6 +91,9 @@ class GoalModule(LightningModule):
     def setup(self, stage: str) -> None:
         decisive = fingerprint(
             policies=self.policies,
+        for check in self.checks:
+            assert isinstance(check, CrisisCheck | PartFigures)
+            check.reset()
             people=self.people,
             judges=self.judges,
             max_turns=self.max_turns,

@@ -50,6 +50,11 @@ class CrisisCheck(nn.Module):
             )
         self._answered += zip(openings, replies, strict=True)
 
+    def reset(self) -> None:
+        """Forget all replies."""
+        self.care.reset()
+        self._answered = []
+
     def compute(self) -> dict[str, float]:
         """Give the figures over all ranks."""
         return self.care.compute()

@@ -52,6 +52,15 @@ class PartFigures(nn.Module):
             for played in batch:
                 self.agreement.update(*played.courses)
 
+    def reset(self) -> None:
+        """Forget all episodes."""
+        for completion in self.by_judge:
+            assert isinstance(completion, GoalCompletion)
+            completion.reset()
+        if self.agreement is not None:
+            self.agreement.reset()
+        self.episodes = []
+
     def compute(self) -> list[dict[str, float]]:
         """Give each judge's figures over all ranks."""
         figures = []

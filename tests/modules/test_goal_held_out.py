@@ -143,6 +143,19 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_figures(
     assert len(set(ids)) == len(ids) == 60
 
 
+def test_a_module_tested_twice_counts_each_run_alone(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = GoalModule({"kind": Kind()}, ScriptedSeeker(), ScriptedCritic(), num_episodes=4)
+    rows = []
+    for name in ("a", "b"):
+        quiet_trainer(tmp_path / name).test(module, verbose=False)
+        rows.append((tmp_path / name / "summary.json").read_text())
+        assert len((tmp_path / name / "episodes/kind-0.jsonl").read_text().splitlines()) == 4
+        assert len((tmp_path / name / "crisis/kind-0.jsonl").read_text().splitlines()) == 84
+    assert rows[0] == rows[1]
+
+
 def test_episodes_of_another_policy_are_not_taken_for_this_ones(
     quiet_trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
