@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -14,7 +13,8 @@ from typing_extensions import override
 from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
 from rlff_lightning.agents.scripted.supporter import ScriptedSupporter
 from rlff_lightning.agents.self_play import play
-from rlff_lightning.data.records import Records, record_loader
+from rlff_lightning.data.records import record_loader
+from rlff_lightning.data.shares import RankShare
 from rlff_lightning.errors import UserError
 from rlff_lightning.modules.goal_crisis import CrisisCheck
 from rlff_lightning.modules.goal_figures import Part, PartFigures
@@ -86,14 +86,16 @@ class GoalModule(LightningModule):
             check = CrisisCheck() if is_crisis else PartFigures(max_turns, len(self.judges))
             self.checks.append(check)
         self._done: dict[tuple[str, int], Played] = {}
+        # Fewer episodes than processes may be left, and no step waits for the other processes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @override
     def setup(self, stage: str) -> None:
-        decisive = fingerprint(
-            policies=self.policies,
         for check in self.checks:
             assert isinstance(check, CrisisCheck | PartFigures)
             check.reset()
+        decisive = fingerprint(
+            policies=self.policies,
             people=self.people,
             judges=self.judges,
             max_turns=self.max_turns,
@@ -111,35 +113,31 @@ class GoalModule(LightningModule):
     @override
     def test_dataloader(self) -> list[DataLoader[int]]:
         seeds = [derive_seed(self.seed, "episode", number) for number in range(self.num_episodes)]
-        loaders = []
+        left: list[Sequence[int]] = []
         for part, check in zip(self.parts, self.checks, strict=True):
             if isinstance(check, CrisisCheck):
-                loaders.append(self._loader(list(range(len(check.openings)))))
+                left.append(range(len(check.openings)))
                 continue
             assert isinstance(check, PartFigures)
             known = {seed: self._done.get((part.key, seed)) for seed in seeds}
             if self.trainer.is_global_zero:
                 check.update([played for played in known.values() if played])
-            loaders.append(self._loader([seed for seed in seeds if not known[seed]]))
+            left.append([seed for seed in seeds if not known[seed]])
+        loaders = [self._loader(items) for items in left]
+        # A process without any batch would leave out the end of the epoch, where figures are made.
+        if max(map(len, left)) < self.trainer.world_size:
+            loaders.append(self._loader([0] * self.trainer.world_size))
         return loaders
 
     def _loader(self, items: Sequence[int]) -> DataLoader[int]:
-        if self.trainer.world_size == 1:
-            return record_loader(items, self.batch_size)
         # The Trainer's own sampler would repeat episodes to give every rank as many.
-        return record_loader(
-            items,
-            self.batch_size,
-            sampler=UnrepeatedDistributedSampler(
-                Records(items),
-                num_replicas=self.trainer.world_size,
-                rank=self.global_rank,
-                shuffle=False,
-            ),
-        )
+        share = RankShare(items, num_replicas=self.trainer.world_size, rank=self.global_rank)
+        return record_loader(items, self.batch_size, sampler=share)
 
     @override
     def test_step(self, batch: Sequence[int], batch_idx: int, dataloader_idx: int = 0) -> None:
+        if dataloader_idx == len(self.parts):
+            return
         part, check = self.parts[dataloader_idx], self.checks[dataloader_idx]
         for name, policy in self.policies.items():
             # One engine at a time.

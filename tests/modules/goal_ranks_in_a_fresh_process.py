@@ -46,6 +46,18 @@ def test_two_processes_give_the_table_of_one(
     assert flat(one) == pytest.approx(flat(two), rel=1e-5)
 
 
+def test_a_process_may_have_no_episode(quiet_trainer: Callable[..., Any], tmp_path: Path) -> None:
+    summaries = []
+    for name, settings in {"one": {}, "two": {"strategy": "ddp_fork", "devices": 2}}.items():
+        module = GoalModule(
+            {"mixed": MixedSupporter()}, ScriptedSeeker(), ScriptedCritic(), num_episodes=1
+        )
+        quiet_trainer(tmp_path / name, **settings).test(module, verbose=False)
+        summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
+    assert flat(summaries[0]) == pytest.approx(flat(summaries[1]), rel=1e-5)
+    assert summaries[1]["policies"]["mixed"]["episodes"] == 1
+
+
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Numbers by dotted key; pytest compares no nested dictionaries with a tolerance."""
     if isinstance(value, list):

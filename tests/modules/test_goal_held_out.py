@@ -143,6 +143,24 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_figures(
     assert len(set(ids)) == len(ids) == 60
 
 
+def test_an_evaluation_stopped_after_its_last_episode_still_ends_with_a_summary(
+    quiet_trainer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise ConnectionError("killed")
+
+    settings: dict[str, Any] = {"num_episodes": 4, "crisis": False}
+    expected = evaluate(tmp_path / "whole", quiet_trainer, policies={"kind": Kind()}, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlff_lightning.modules.goal.summarise", killed)
+        with pytest.raises(ConnectionError):
+            evaluate(tmp_path / "stopped", quiet_trainer, policies={"kind": Kind()}, **settings)
+    again = Kind()
+    found = evaluate(tmp_path / "stopped", quiet_trainer, policies={"kind": again}, **settings)
+    assert found == expected
+    assert again._asked == 0
+
+
 def test_a_module_tested_twice_counts_each_run_alone(
     quiet_trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
