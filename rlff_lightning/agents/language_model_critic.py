@@ -56,7 +56,7 @@ class LanguageModelCritic(Critic):
         self.reading: Reading = reading
         self.prompt = load_prompt("critic", language, prompts)
         self.fingerprint = self.prompt.label
-        self._sampling = ChatSampling(
+        self.sampling = ChatSampling(
             temperature=self.rule.temperature,
             max_tokens=max_tokens,
             num_samples=self.rule.samples,
@@ -74,7 +74,7 @@ class LanguageModelCritic(Critic):
             verdicts = [self._expect(score) for score in scores]
             used = counted(score.usage for score in scores)
         else:
-            answers = self.model.answer(chats, self._sampling)
+            answers = self.model.answer(chats, self.sampling)
             verdicts = [self._read(answer) for answer in answers]
             used = counted(answer.usage for answer in answers)
         outcomes = [outcome for verdict in verdicts for outcome in verdict.answers]

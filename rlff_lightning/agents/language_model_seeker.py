@@ -95,8 +95,8 @@ class LanguageModelSeeker(Seeker):
         self.prompt = load_prompt("seeker", language, prompts)
         self.people = read_people(people) if people is not None else []
         self.fingerprint = f"{self.prompt.label}; people {people_digest(self.people)}"
-        sampling = ChatSampling(temperature=temperature, max_tokens=max_tokens)
-        self._speaker = Speaker(model, "seeker", self.prompt, sampling, max_empty_retries)
+        self.sampling = ChatSampling(temperature=temperature, max_tokens=max_tokens)
+        self._speaker = Speaker(model, "seeker", self.prompt, self.sampling, max_empty_retries)
 
     @property
     def name(self) -> str:

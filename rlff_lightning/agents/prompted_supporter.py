@@ -39,8 +39,8 @@ class PromptedSupporter(Supporter):
         self.model = model
         self.prompt = load_prompt("supporter", language, prompts)
         self.fingerprint = self.prompt.label
-        sampling = ChatSampling(temperature=temperature, max_tokens=max_tokens)
-        self._speaker = Speaker(model, "supporter", self.prompt, sampling, max_empty_retries)
+        self.sampling = ChatSampling(temperature=temperature, max_tokens=max_tokens)
+        self._speaker = Speaker(model, "supporter", self.prompt, self.sampling, max_empty_retries)
 
     @property
     def name(self) -> str:

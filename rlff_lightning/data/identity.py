@@ -65,6 +65,8 @@ def difference(then: Identity, now: Identity) -> str:
 def describe(value: Any) -> Any:
     """Describe an object by its class and public attributes, for runs made without a config.
 
+    So a class keeps every setting that changes its rows in a public attribute.
+
     Args:
         value: Any object; a tensor or module counts by its class alone.
 
