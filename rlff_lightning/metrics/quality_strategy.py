@@ -32,7 +32,8 @@ def followed_strategy(reply: Message, names: Sequence[str]) -> str | None:
     # "Reflection of feelings" also says "Feelings": the longer name covers the shorter.
     longest_first = sorted(names, key=len, reverse=True)
     pattern = "|".join(re.escape(name.casefold()) for name in longest_first)
-    found = set(re.findall(rf"\b(?:{pattern})\b", text)) if names else set()
+    # Not \b, which after a name's own bracket, as in "(RS)", would want a letter.
+    found = set(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", text)) if names else set()
     if len(found) != 1:
         return None
     return next(name for name in names if name.casefold() in found)

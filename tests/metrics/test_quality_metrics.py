@@ -141,6 +141,13 @@ def test_a_reply_follows_the_one_strategy_that_it_names(
     assert followed_strategy(reply, STRATEGIES) == strategy
 
 
+def test_a_name_that_ends_in_a_bracket_is_found_as_one_word() -> None:
+    names = ["Reflective Statements (RS)", "Clarification"]
+    named = say("a", reasoning="I take reflective statements (rs), as before.")
+    assert followed_strategy(named, names) == names[0]
+    assert followed_strategy(say("a", reasoning="clarifications"), names) is None
+
+
 def test_strategies_are_right_if_a_human_chose_one_of_them() -> None:
     replies = [say("a", reasoning=name) for name in ("Question", "Question", "Others", "hm")]
     human = [say("b", strategy=name) for name in ("Others, Question", "Others", "", "Feelings")]
