@@ -131,7 +131,11 @@ def _judge(summary: Mapping[str, Any]) -> str:
 
 def _episodes(folder: Path, policy: str) -> dict[str, bool]:
     found: dict[str, bool] = {}
-    for file in sorted(folder.glob(f"{policy}-[0-9]*.jsonl")):
+    for file in sorted(folder.glob("*.jsonl")):
+        name, _, rank = file.stem.rpartition("-")
+        # Not by a pattern: `rlff-7b-0.jsonl` belongs to another policy than `rlff`.
+        if name != policy or not rank.isdecimal():
+            continue
         for row in read_lines(file):
             found[row["id"]] = bool(row["is_success"])
     return found

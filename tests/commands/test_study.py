@@ -243,6 +243,18 @@ def test_a_damaged_result_is_named(toy: Path) -> None:
         read_cell(run, study, "skilled", 3)
 
 
+def test_episodes_of_a_policy_whose_name_only_begins_alike_are_not_taken(toy: Path) -> None:
+    study, run = read_study(find_study(str(toy))), toy.parent / "run"
+    study = replace(study, policy="own[1]", references=())
+    folder = run / "evaluate" / "episodes"
+    folder.mkdir(parents=True)
+    row = {"success_rate": 0.5, "average_turns": 4.0, "ci95": [0, 1]}
+    (run / "summary.json").write_text(json.dumps({"policies": {"own[1]": row}}))
+    for name in ("own[1]-0", "own[1]-1", "own[1]-7b-0", "own1-0", "own[1]--worst-0"):
+        (folder / f"{name}.jsonl").write_text(json.dumps({"id": name, "is_success": True}) + "\n")
+    assert sorted(read_cell(run, study, "skilled", 3).is_success) == ["own[1]-0", "own[1]-1"]
+
+
 def test_a_changed_key_that_no_stage_has_is_told_before_anything_runs(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
