@@ -180,14 +180,16 @@ def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -> Row:
-    from scipy.stats import binomtest, ttest_rel
+    from scipy.stats import binomtest, ttest_1samp
 
     seeds = sorted(own.keys() & baseline.keys())
     if not seeds:
         return row
     ours = [float(own[seed].figures["success_rate"]) for seed in seeds]
     theirs = [float(baseline[seed].figures["success_rate"]) for seed in seeds]
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    # Rates are shares of at most some thousand episodes: what is smaller is rounding, and would
+    # pass for spread where there is none.
+    differences = [round(a - b, 9) for a, b in zip(ours, theirs, strict=True)]
     is_varied = len(set(differences)) > 1
     only_own = only_baseline = 0
     for seed in seeds:
@@ -200,7 +202,7 @@ def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -
         row,
         difference=fmean(differences),
         difference_interval=_interval(differences),
-        p_seeds=float(ttest_rel(ours, theirs).pvalue) if is_varied else None,
+        p_seeds=float(ttest_1samp(differences, 0).pvalue) if is_varied else None,
         p_episodes=float(binomtest(only_own, discordant).pvalue) if discordant else 1.0,
     )
 

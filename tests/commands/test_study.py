@@ -163,6 +163,15 @@ def test_arms_are_compared_by_seed_and_by_episode() -> None:
     assert constant.p_episodes == pytest.approx(0.25)
 
 
+def test_equal_differences_have_no_spread_whatever_their_rounding() -> None:
+    # .6 - .5 and .8 - .7 differ in the last bits.
+    cells = [cell("a", seed, rate, "x") for seed, rate in enumerate((0.5, 0.7))]
+    cells += [cell("b", seed, rate, "x") for seed, rate in enumerate((0.6, 0.8))]
+    row = rows_of(STUDY_OF_TWO, cells)[2]
+    assert (row.difference, row.p_seeds) == (0.1, None)
+    assert row.difference_interval == (0.1, 0.1)
+
+
 def test_three_seeds_are_printed_whole_at_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     # The longest name of the shipped study.
     long = "dataset_contexts"
