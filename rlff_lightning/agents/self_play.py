@@ -22,7 +22,8 @@ def play(
 ) -> list[Episode]:
     """Carry conversations on until the goal is reached or the turns are used up.
 
-    A speaker or critic that gives up breaks its own conversation off, and no other.
+    A speaker or critic that gives up breaks its own conversation off, and no other; one whose
+    opening failed is not begun.
 
     Args:
         conversations: Each ends with a seeker's message.
@@ -42,7 +43,11 @@ def play(
         max_turns if max_new_turns is None else min(max_turns, state.num_turns + max_new_turns)
         for state in states
     ]
-    live = [index for index, state in enumerate(states) if state.num_turns < limits[index]]
+    live = [
+        index
+        for index, state in enumerate(states)
+        if not state.failure and state.num_turns < limits[index]
+    ]
     while live:
         replies = cast.supporter.reply([states[index] for index in live])
         for index, reply in zip(live, replies, strict=True):

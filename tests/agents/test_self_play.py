@@ -83,6 +83,18 @@ def test_nobody_is_asked_about_a_conversation_that_was_broken_off() -> None:
     assert cast.critic.asked == [("critic", "c", 1)]  # type: ignore[attr-defined]
 
 
+def test_a_conversation_whose_opening_failed_is_broken_off_before_anybody_replies() -> None:
+    silent = Message(role="seeker", text="", failure="seeker gave up")
+    opened = FaultySeeker().open([0, 1])
+    opened[0] = replace(opened[0], messages=(silent,))
+    cast = cast_with()
+    broken, whole = play(opened, cast, max_turns=3)
+    assert (broken.failure, broken.verdicts) == ("seeker gave up", ())
+    assert broken.conversation == opened[0]
+    assert len(whole.verdicts) == 3
+    assert {name for _, name, _ in cast.supporter.asked} == {"b"}  # type: ignore[attr-defined]
+
+
 def test_a_conversation_may_carry_on_after_its_fault_is_gone() -> None:
     [broken] = play(FaultySeeker().open([0]), cast_with(("supporter", "a", 2)), max_turns=3)
     whole = replace(broken.conversation, messages=broken.conversation.messages[:-1])
