@@ -66,23 +66,27 @@ class GoalCompletion(nn.Module):
         self.trajectory.update(values.to(device), value_mask.to(device))
 
     def update_episodes(self, episodes: Sequence[Episode]) -> None:
-        """Take in self-played episodes; a verdict without answers counts by its outcome."""
+        """Take in self-played episodes; a verdict without answers counts by its outcome.
+
+        A verdict that the critic failed to give has no value and no outcome.
+        """
         if not episodes:
             return
-        rows = [torch.tensor([v.value for v in e.verdicts]) for e in episodes]
-        num_turns = torch.tensor([len(row) for row in rows])
+        given = [[verdict for verdict in e.verdicts if not verdict.failure] for e in episodes]
+        rows = [torch.tensor([verdict.value for verdict in verdicts]) for verdicts in given]
+        num_judged = torch.tensor([len(row) for row in rows])
         values = pad_sequence(rows, batch_first=True)
         answers = [
             OUTCOMES.index(answer)
-            for episode in episodes
-            for verdict in episode.verdicts
+            for verdicts in given
+            for verdict in verdicts
             for answer in verdict.answers or (verdict.outcome,)
         ]
         self.update(
             is_success=torch.tensor([episode.is_success for episode in episodes]),
-            num_turns=num_turns,
+            num_turns=torch.tensor([len(episode.verdicts) for episode in episodes]),
             values=values,
-            value_mask=torch.arange(values.shape[1]) < num_turns[:, None],
+            value_mask=torch.arange(values.shape[1]) < num_judged[:, None],
             outcomes=torch.tensor(answers, dtype=torch.int64),
         )
         self.broken_off.update(float(sum(bool(episode.failure) for episode in episodes)))

@@ -17,8 +17,8 @@ from rlff_lightning.report.run_folder import RunFolder, StageFolder, read_lines
 from rlff_lightning.seeds import derive_seed
 
 Item = dict[str, Any]
-"""Ready for JSON: ``kind``, ``group``, ``id``, ``problem``, ``success``, ``messages``, and
-``branches`` where something was tried from there on."""
+"""Ready for JSON: ``kind``, ``group``, ``id``, ``problem``, ``success``, ``failure`` where an
+agent gave up, ``messages``, and ``branches`` where something was tried from there on."""
 
 _FUTURE_COLUMNS = [
     "context_id",
@@ -79,6 +79,7 @@ def _episodes(stage: StageFolder) -> Iterator[Item]:
             group = f"{stage.arm}: {name}" if stage.arm else name
             yield _item("conversation", group, row) | {
                 "success": bool(row.get("is_success")),
+                **({"failure": row["failure"]} if row.get("failure") else {}),
                 "messages": _judged(_messages(row.get("messages", [])), verdicts),
             }
 

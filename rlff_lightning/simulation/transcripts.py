@@ -22,7 +22,11 @@ def remove_rank_files(folder: Path) -> None:
 
 
 def write_episodes(episodes: Sequence[Episode], path: Path) -> None:
-    """Write episodes as chat-messages JSON lines with the verdict beside each seeker turn."""
+    """Write episodes as chat-messages JSON lines with the verdict beside each seeker turn.
+
+    ``failure`` says why an episode was broken off, and stands in its last message too if that
+    one's speaker gave up.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for episode in episodes:
@@ -38,12 +42,15 @@ def _row(episode: Episode) -> dict[str, object]:
         "is_success": episode.is_success,
         "outcomes": [verdict.outcome for verdict in episode.verdicts],
         "values": [verdict.value for verdict in episode.verdicts],
-        "messages": [
-            {"role": message.role, "content": message.text}
-            | ({"reasoning": message.reasoning} if message.reasoning else {})
-            for message in conversation.messages
-        ],
+        **({"failure": episode.failure} if episode.failure else {}),
+        "messages": [_said(message) for message in conversation.messages],
     }
+
+
+def _said(message: Message) -> dict[str, str]:
+    parts = {"reasoning": message.reasoning, "failure": message.failure}
+    said = {"role": message.role, "content": message.text}
+    return said | {name: part for name, part in parts.items() if part}
 
 
 def write_markdown(episodes: Sequence[Episode], path: Path, title: str) -> None:
@@ -52,6 +59,8 @@ def write_markdown(episodes: Sequence[Episode], path: Path, title: str) -> None:
     lines = [f"# {title}", ""]
     for episode in episodes:
         end = "solved" if episode.is_success else "not solved"
+        if episode.failure:
+            end += f", broken off: {_literal(episode.failure)}"
         lines += [f"## {_literal(episode.conversation.id)}: {end}", ""]
         verdicts = iter(episode.verdicts)
         for place, message in enumerate(episode.conversation.messages):

@@ -99,3 +99,18 @@ def test_a_broken_off_episode_is_no_success_and_counted_even_without_a_verdict()
     assert [found[f"episodes_at/{turn}"] for turn in (1, 2, 3)] == [1, 0, 0]
     assert [found[f"critic_value_at/{turn}"] for turn in (1, 2)] == [1.0, 0.0]
     assert found["critic_value_carried_at/3"] == 0.5
+
+
+def test_a_verdict_that_the_critic_failed_to_give_is_no_value_and_no_outcome() -> None:
+    message = Message(role="seeker", text="I feel low.")
+    gone = Verdict(value=0.0, outcome="unparsed", is_success=False, failure="no answer")
+    episode = Episode(
+        conversation=Conversation(id="a", messages=(message,) * 5),
+        verdicts=(*verdicts("better"), gone),
+    )
+    completion = GoalCompletion(max_turns=3)
+    completion.update_episodes([episode])
+    found = completion.compute()
+    assert (found["broken_off"], found["mean_critic_value"]) == (1, 0.5)
+    assert (found["outcome_share/better"], found["outcome_share/unparsed"]) == (1, 0)
+    assert [found[f"episodes_at/{turn}"] for turn in (1, 2)] == [1, 0]

@@ -119,6 +119,18 @@ def test_policies_come_in_the_order_of_the_table(page: Page) -> None:
     assert list(dict.fromkeys(groups)) == ["sft", "rlff"]
 
 
+def test_a_conversation_says_why_it_was_broken_off(
+    small_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = small_run(tmp_path / "run")
+    file = folder / "evaluate" / "episodes" / "sft-1.jsonl"
+    row = {**json.loads(file.read_text()), "failure": "critic: no answer"}
+    file.write_text(json.dumps(row) + "\n")
+    items = read_items(find_run(folder), max_items=10)
+    found = {item["id"]: item.get("failure") for item in items if item["group"] == "sft"}
+    assert found == {"person-0": None, "person-1": None, "person-2": "critic: no answer"}
+
+
 def test_fewer_items_are_of_the_same_people_for_every_policy(
     small_run: Callable[..., Path], tmp_path: Path
 ) -> None:

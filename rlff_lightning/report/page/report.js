@@ -187,6 +187,7 @@
     back.type = "button";
     back.addEventListener("click", close);
     const ends = item.success === undefined ? [] : [item.success ? "goal reached" : "goal not reached"];
+    if (item.failure) ends.push(`broken off: ${item.failure}`);
     const about = [item.group, ...ends, item.id].join(" \u00b7 ");
     pane.replaceChildren(back, make("h3", "", title(item)), make("p", "note", about));
     if (item.situation) pane.append(make("p", "note", item.situation));
