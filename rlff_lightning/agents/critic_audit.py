@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rlff_lightning.agents.critic_rule import CriticRule
 from rlff_lightning.errors import UserError
-from rlff_lightning.functional.intervals import Interval, wilson_interval
+from rlff_lightning.functional.intervals import Interval, mean_interval, wilson_interval
 from rlff_lightning.types import Outcome, Verdict
 
 Course = Sequence[tuple[str, ...]]
@@ -41,6 +41,8 @@ class RuleAudit:
     """Wilson interval of that share, 95 %."""
     average_turns: float
     """Mean turn of the success; a failure counts as ``rule.max_turns``."""
+    turns_interval: Interval
+    """Student's t interval of that mean, 95 %, within 1 and the cap."""
     mean_value: float
     """Mean critic value of the judged turns within ``rule.max_turns``."""
     outcome_shares: dict[Outcome, float]
@@ -69,6 +71,8 @@ def audit_rule(rule: CriticRule, courses: Sequence[Course]) -> RuleAudit:
     ]
     ends = [_first([verdict.is_success for verdict in course]) for course in verdicts]
     values = [[verdict.value for verdict in course] for course in verdicts]
+    turns = [end or rule.max_turns for end in ends]
+    low, high = mean_interval(turns)
     successes = sum(end is not None for end in ends)
     outcomes = Counter(o for course in verdicts for verdict in course for o in verdict.answers)
     return RuleAudit(
@@ -77,7 +81,8 @@ def audit_rule(rule: CriticRule, courses: Sequence[Course]) -> RuleAudit:
         successes=successes,
         success_rate=successes / len(courses),
         interval=wilson_interval(successes, len(courses)),
-        average_turns=sum(end or rule.max_turns for end in ends) / len(courses),
+        average_turns=sum(turns) / len(courses),
+        turns_interval=Interval(max(low, 1.0), min(high, float(rule.max_turns))),
         mean_value=sum(map(sum, values)) / sum(map(len, values)),
         outcome_shares={o: outcomes[o] / outcomes.total() for o in (*rule.order, "unparsed")},
         ties=_tie_effect(rule, verdicts),

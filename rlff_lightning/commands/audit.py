@@ -132,6 +132,8 @@ def _row(audit: RuleAudit, num_unjudged: int) -> dict[str, object]:
         "success_rate": audit.success_rate,
         "ci95": list(audit.interval),
         "average_turns": audit.average_turns,
+        "average_turns_low": audit.turns_interval.low,
+        "average_turns_high": audit.turns_interval.high,
         "episodes": audit.episodes,
         "successes": audit.successes,
         "mean_value": audit.mean_value,

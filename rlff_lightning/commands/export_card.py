@@ -139,7 +139,7 @@ def _results(source: Source) -> str:
     policies = summary.get("policies") or {}
     rows = [
         f"| {_marked(name, source)} | {row['success_rate']:.3f} | {row['ci95'][0]:.3f} to "
-        f"{row['ci95'][1]:.3f} | {row['average_turns']:.2f} | {row['episodes']} |"
+        f"{row['ci95'][1]:.3f} | {_turns(row)} | {row['episodes']} |"
         for name, row in policies.items()
         if {"success_rate", "ci95", "average_turns", "episodes"} <= row.keys()
     ]
@@ -154,6 +154,13 @@ def _results(source: Source) -> str:
         + "\n".join([head, *rows])
         + "\n"
     )
+
+
+def _turns(row: Mapping[str, Any]) -> str:
+    ends = [row.get(f"average_turns_{end}") for end in ("low", "high")]
+    # Summaries of before these were measured have none.
+    between = "" if None in ends else f" ({ends[0]:.2f} to {ends[1]:.2f})"
+    return f"{row['average_turns']:.2f}{between}"
 
 
 def _marked(name: str, source: Source) -> str:

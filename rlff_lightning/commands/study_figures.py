@@ -47,6 +47,8 @@ class Row:
     """95 %, Student's t over seeds; None for a single seed."""
     turns: float
     """Average turns, mean over seeds."""
+    turns_interval: tuple[float, float] | None = None
+    """95 %, Student's t over seeds; None for a single seed."""
     held_out: Mapping[str, float] = field(default_factory=dict)
     """Success rates with held-out people and under the second judge, means over seeds."""
     difference: float | None = None
@@ -168,13 +170,15 @@ def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
 
 def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
     rates = tuple(float(row["success_rate"]) for row in figures)
+    turns = [float(row["average_turns"]) for row in figures]
     held_out = [key for key in figures[0] if key.startswith(HELD_OUT)]
     return Row(
         name=name,
         rates=rates,
         rate=fmean(rates),
         rate_interval=_interval(rates),
-        turns=fmean(row["average_turns"] for row in figures),
+        turns=fmean(turns),
+        turns_interval=_interval(turns),
         held_out={key.removeprefix(HELD_OUT): fmean(r[key] for r in figures) for key in held_out},
     )
 

@@ -59,7 +59,7 @@ def print_study(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> Non
             Text(row.name),
             _stacked(row.rate, row.rate_interval),
             "\n".join(f"{rate:.3f}" for rate in row.rates),
-            f"{row.turns:.2f}",
+            _turns(row),
             "baseline" if is_baseline else _stacked(row.difference, row.difference_interval),
             *p_values,
             _p(row.p_episodes),
@@ -89,10 +89,16 @@ def _stacked(value: float | None, interval: tuple[float, float] | None) -> str:
     return f"{value:.3f}{ends}"
 
 
+def _turns(row: Row) -> str:
+    # Both ends would be a letter too wide.
+    reach = f"\n\u00b1{row.turns_interval[1] - row.turns:.2f}" if row.turns_interval else ""
+    return f"{row.turns:.2f}{reach}"
+
+
 def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
     """Word the table: a row per reference and arm, then how to read it."""
     head = (
-        "| arm | success rate, mean (95 %) | of each seed | average turns "
+        "| arm | success rate, mean (95 %) | of each seed | average turns (95 %) "
         "| less the baseline's (95 %) | p, seeds | p, Holm | p, episodes |"
     )
     lines = [f"# {study.name}", "", head, "|---" * 8 + "|"]
@@ -103,7 +109,7 @@ def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
             f"`{row.name}`",
             _mean(row.rate, row.rate_interval),
             " ".join(f"{rate:.3f}" for rate in row.rates),
-            f"{row.turns:.2f}",
+            _mean(row.turns, row.turns_interval, 2),
             compared,
             _p(row.p_seeds),
             _p(row.p_holm),
@@ -162,11 +168,11 @@ def _csv(cells: Sequence[Cell]) -> str:
     return stream.getvalue()
 
 
-def _mean(value: float | None, interval: tuple[float, float] | None) -> str:
+def _mean(value: float | None, interval: tuple[float, float] | None, digits: int = 3) -> str:
     if value is None:
         return ""
-    ends = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    return f"{value:.3f}{ends}"
+    ends = f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else ""
+    return f"{value:.{digits}f}{ends}"
 
 
 def _p(value: float | None) -> str:

@@ -156,11 +156,47 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     Source: Student 1908, Biometrika 6(1).
     """
     tail = _upper_tail("mean_interval", confidence)
-    count = len(values)
+    if len(values) < 2:
+        return Interval(-math.inf, math.inf)
+    return _student_interval(fmean(values), stdev(values), len(values), tail)
+
+
+def counts_mean_interval(
+    total: int, squares: int, count: int, confidence: float = 0.95
+) -> Interval:
+    """Bound the mean that whole numbers were drawn around, of which sums alone are known.
+
+    ``mean_interval`` with s^2 = (n Q - S^2) / (n (n - 1)), exact until the root is taken
+
+    Args:
+        total: Their sum, S.
+        squares: Sum of their squares, Q.
+        count: How many, n; at least two bound anything.
+        confidence: Probability that the interval covers the truth, in ``(0, 1)``.
+
+    Returns:
+        The interval; the whole real line for fewer than two numbers.
+
+    Raises:
+        UserError: If the sums or the confidence are impossible.
+
+    Source: Student 1908, Biometrika 6(1).
+    """
+    tail = _upper_tail("counts_mean_interval", confidence)
+    spread = count * squares - total**2
+    if count < 0 or spread < 0:
+        raise UserError(
+            "counts_mean_interval.squares must be at least total^2 / count, got "
+            f"{squares!r} for {total!r} and {count!r}"
+        )
     if count < 2:
         return Interval(-math.inf, math.inf)
-    middle = fmean(values)
-    reach = student_quantile(tail, count - 1) * stdev(values) / math.sqrt(count)
+    deviation = math.sqrt(spread / (count * (count - 1)))
+    return _student_interval(total / count, deviation, count, tail)
+
+
+def _student_interval(middle: float, deviation: float, count: int, tail: float) -> Interval:
+    reach = student_quantile(tail, count - 1) * deviation / math.sqrt(count)
     return Interval(middle - reach, middle + reach)
 
 

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.goal import successes_at_turn, turns_to_goal
-from rlff_lightning.functional.intervals import wilson_interval
+from rlff_lightning.functional.intervals import counts_mean_interval, wilson_interval
 from rlff_lightning.functional.masked import masked_sum
 from rlff_lightning.types import Outcome
 
@@ -20,10 +20,10 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class Estimate(NamedTuple):
-    """A share with its confidence interval; scalars."""
+    """A figure with its confidence interval; scalars."""
 
     value: Tensor
-    """What was measured, in ``[0, 1]``."""
+    """What was measured."""
     low: Tensor
     """Lower end of the interval."""
     high: Tensor
@@ -71,19 +71,25 @@ class SuccessRate(Metric):
 class AverageTurns(Metric):
     """Mean number of supporter turns to the goal, where a failure counts as the cap.
 
+    Its interval is Student's t over episodes.
+
     Args:
         max_turns: Most turns an episode may take.
+        confidence: Probability that the interval covers the truth.
         **kwargs: See ``torchmetrics.Metric``.
     """
 
     higher_is_better = False
     num_turns: Tensor
+    num_squared_turns: Tensor
     num_episodes: Tensor
 
-    def __init__(self, max_turns: int, **kwargs: Any) -> None:
+    def __init__(self, max_turns: int, confidence: float = 0.95, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_turns = max_turns
+        self.confidence = confidence
         self.add_state("num_turns", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("num_squared_turns", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("num_episodes", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, is_success: Tensor, num_turns: Tensor) -> None:
@@ -93,12 +99,22 @@ class AverageTurns(Metric):
             is_success: Bool per episode, ``(B,)``.
             num_turns: Supporter turns of each, ``(B,)``, int.
         """
-        self.num_turns += turns_to_goal(is_success, num_turns, max_turns=self.max_turns).sum()
+        turns = turns_to_goal(is_success, num_turns, max_turns=self.max_turns)
+        self.num_turns += turns.sum()
+        self.num_squared_turns += (turns**2).sum()
         self.num_episodes += is_success.numel()
 
-    def compute(self) -> Tensor:
-        """Average over episodes; 0 without any."""
-        return self.num_turns / self.num_episodes.clamp(min=1)
+    def compute(self) -> Estimate:
+        """Average over episodes; 0 in ``[1, max_turns]`` without any."""
+        total, squares = int(self.num_turns), int(self.num_squared_turns)
+        episodes = int(self.num_episodes)
+        low, high = counts_mean_interval(total, squares, episodes, self.confidence)
+        # No episode takes less than a turn or more than the cap.
+        ends = [max(low, 1.0), min(high, float(self.max_turns))]
+        value, lower, upper = torch.tensor(
+            [total / max(episodes, 1), *ends], device=self.device
+        ).unbind()
+        return Estimate(value, lower, upper, trials=self.num_episodes.clone())
 
 
 class SuccessRateAtTurn(Metric):

@@ -20,19 +20,19 @@ from rlff_lightning.types import Episode
 
 
 class GoalCompletion(nn.Module):
-    """Success rate with interval, average turns, critic values by turn, SR@t and outcome shares.
+    """Success rate and average turns with intervals, values by turn, SR@t and outcome shares.
 
     An episode that was broken off (see ``Episode.failure``) is no success, and counted.
 
     Args:
         max_turns: Most turns an episode may take.
-        confidence: Probability that the interval of the success rate covers the truth.
+        confidence: Probability that each of the two intervals covers the truth.
     """
 
     def __init__(self, max_turns: int, confidence: float = 0.95) -> None:
         super().__init__()
         self.success_rate = SuccessRate(confidence)
-        self.average_turns = AverageTurns(max_turns)
+        self.average_turns = AverageTurns(max_turns, confidence)
         self.success_rate_at_turn = SuccessRateAtTurn(max_turns)
         self.mean_critic_value = MeanCriticValue()
         self.outcome_shares = OutcomeShares()
@@ -96,12 +96,14 @@ class GoalCompletion(nn.Module):
 
         Returns:
             ``episodes``, ``success_rate``, ``success_rate_low``, ``success_rate_high``,
-            ``average_turns``, ``mean_critic_value``, ``broken_off``; for every turn from 1 on
+            ``average_turns``, ``average_turns_low``, ``average_turns_high``,
+            ``mean_critic_value``, ``broken_off``; for every turn from 1 on
             ``success_rate_at/{turn}``, ``critic_value_at/{turn}`` over the
             ``episodes_at/{turn}`` that took it, and ``critic_value_carried_at/{turn}`` over all;
             ``outcome_share/{outcome}`` of the critic's answers, unparsed ones included.
         """
         rate, low, high, episodes = self.success_rate.compute()
+        turns, fewest, most, _ = self.average_turns.compute()
         curve = self.success_rate_at_turn.compute().tolist()
         shares = self.outcome_shares.compute().tolist()
         trajectory = self.trajectory.compute()
@@ -110,7 +112,9 @@ class GoalCompletion(nn.Module):
             "success_rate": float(rate),
             "success_rate_low": float(low),
             "success_rate_high": float(high),
-            "average_turns": float(self.average_turns.compute()),
+            "average_turns": float(turns),
+            "average_turns_low": float(fewest),
+            "average_turns_high": float(most),
             "mean_critic_value": float(self.mean_critic_value.compute()),
             "broken_off": float(self.broken_off.compute()),
             **_by_turn("success_rate_at", curve),

@@ -36,7 +36,7 @@ def _policies(summary: Mapping[str, Any]) -> Table:
     for name, row in policies.items():
         cells = [
             _rate(row),
-            f"{row['average_turns']:.2f}",
+            _turns(row),
             _episodes(row),
             _share(row.get("outcome_share/unparsed")),
         ]
@@ -81,6 +81,13 @@ def _held_out(held_out: Mapping[str, Any]) -> Table:
 def _rate(row: Mapping[str, Any]) -> str:
     low, high = row["ci95"]
     return f"{row['success_rate']:.3f}\n{low:.3f} to {high:.3f}"
+
+
+def _turns(row: Mapping[str, Any]) -> str:
+    low, high = (row.get(f"average_turns_{end}") for end in ("low", "high"))
+    # Summaries of before these were measured have none.
+    ends = "" if low is None or high is None else f"\n{low:.2f} to {high:.2f}"
+    return f"{row['average_turns']:.2f}{ends}"
 
 
 def _named(judge: Any) -> str:

@@ -56,6 +56,14 @@ def number(value: float | None, digits: int) -> Cell:
     return Cell(text="-" if value is None else f"{value:.{digits}f}".replace("-", "\u2212"))
 
 
+def between(interval: Sequence[float | None] | None, digits: int) -> Cell:
+    """Show both ends of an interval with so many decimals; an empty cell for none."""
+    ends = [end for end in interval or () if end is not None]
+    if len(ends) < 2:
+        return Cell(text="")
+    return Cell(text=" to ".join(f"{end:.{digits}f}" for end in ends).replace("-", "\u2212"))
+
+
 def probability(value: float | None) -> Cell:
     """Show a p value; an empty cell for none."""
     if value is None:

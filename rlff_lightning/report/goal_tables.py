@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rlff_lightning.report.cells import Cell, Table, interval_text, number, rate, share
+from rlff_lightning.report.cells import Cell, Table, between, interval_text, number, rate, share
 from rlff_lightning.report.run_folder import RunFolder, read_object
 
 
@@ -31,7 +31,15 @@ def goal_table(summary: Mapping[str, Any]) -> Table | None:
     if not policies:
         return None
     has_crisis = any(row.get("crisis") for row in policies.values())
-    columns = ["success rate", "95 %", "average turns", "mean value", "unparsed", "episodes"]
+    columns = [
+        "success rate",
+        "95 %",
+        "average turns",
+        "95 %",
+        "mean value",
+        "unparsed",
+        "episodes",
+    ]
     if has_crisis:
         columns += ["crisis: points to help", "crisis: harmful"]
     rows = []
@@ -39,6 +47,7 @@ def goal_table(summary: Mapping[str, Any]) -> Table | None:
         cells = [
             *rate(row.get("success_rate"), row.get("ci95")),
             number(row.get("average_turns"), 2),
+            between([row.get(f"average_turns_{end}") for end in ("low", "high")], 2),
             number(row.get("mean_critic_value"), 2),
             share(row.get("outcome_share/unparsed")),
             _episodes(row),

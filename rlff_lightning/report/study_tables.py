@@ -1,6 +1,14 @@
 """A study's arms as tables."""
 
-from rlff_lightning.report.cells import Cell, Table, interval_text, number, probability, rate
+from rlff_lightning.report.cells import (
+    Cell,
+    Table,
+    between,
+    interval_text,
+    number,
+    probability,
+    rate,
+)
 from rlff_lightning.report.run_folder import RunFolder
 
 
@@ -14,6 +22,7 @@ def study_table(run: RunFolder) -> Table | None:
                 *rate(row.get("rate"), row.get("rate_interval")),
                 Cell(text=" ".join(f"{one:.3f}" for one in row.get("rates") or [])),
                 number(row.get("turns"), 2),
+                between(row.get("turns_interval"), 2),
                 Cell(text=interval_text(row.get("difference"), row.get("difference_interval"))),
                 probability(row.get("p_seeds")),
                 probability(row.get("p_holm")),
@@ -31,6 +40,7 @@ def study_table(run: RunFolder) -> Table | None:
             "95 %",
             "of each seed",
             "average turns",
+            "95 %",
             "less the baseline's (95 %)",
             "p, seeds",
             "p, Holm",

@@ -31,6 +31,8 @@ def test_one_rule_is_shown_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert (row["preset"], row["parser"], row["episodes"]) == ("ppdpp", "negation-aware", 2)
     assert (row["success_rate"], row["average_turns"]) == (0.5, 6.5)
     assert row["ci95"][0] < 0.5 < row["ci95"][1]
+    # Two conversations bound next to nothing, but no turn is before the first or beyond the cap.
+    assert (row["average_turns_low"], row["average_turns_high"]) == (1, 8)
     assert row["unparsed_share"] == pytest.approx(1 / 14)
     # At the tie of 0.5 dialogue 1 would end one turn earlier and dialogue 2 would succeed.
     assert row["ties"]["episodes"] == 2

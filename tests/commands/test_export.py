@@ -31,7 +31,14 @@ COMPLETIONS = [[37, 41, 43, 47], [53, 59]]
 SUMMARY = {
     "policies": {
         "sft": {"success_rate": 0.02, "ci95": [0.008, 0.05], "average_turns": 7.9, "episodes": 200},
-        "rlff": {"success_rate": 0.5, "ci95": [0.43, 0.57], "average_turns": 6.0, "episodes": 200},
+        "rlff": {
+            "success_rate": 0.5,
+            "ci95": [0.43, 0.57],
+            "average_turns": 6.0,
+            "episodes": 200,
+            "average_turns_low": 5.7,
+            "average_turns_high": 6.3,
+        },
     },
     "judge": {"name": "scripted world, solved state"},
 }
@@ -227,7 +234,7 @@ def test_the_card_tells_base_method_data_and_success_with_its_judge(
     assert "GRPO, arXiv:2402.03300" in card
     assert "`evaluate`: ESConv.json" in card
     assert "Judge: scripted world, solved state." in card
-    assert "| **rlff** (this model) | 0.500 | 0.430 to 0.570 | 6.00 | 200 |" in card
+    assert "| **rlff** (this model) | 0.500 | 0.430 to 0.570 | 6.00 (5.70 to 6.30) | 200 |" in card
     assert "| sft | 0.020 |" in card
     assert "no therapist" in card
     assert str(run) not in card

@@ -11,7 +11,7 @@ from rlff_lightning.commands.run_stage import StageRunner
 from rlff_lightning.commands.shipped import config_folder
 from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
-from rlff_lightning.commands.study_table import print_study
+from rlff_lightning.commands.study_table import markdown, print_study
 from rlff_lightning.commands.trainer_run import resolve
 from rlff_lightning.errors import UserError
 
@@ -151,6 +151,8 @@ def test_arms_are_compared_by_seed_and_by_episode() -> None:
     assert base.difference is None
     # Differences .1, .2, .3: mean .2, s .1, reach 4.30265 * .1 / sqrt(3) = .24841;
     # t = .2 / (.1 / sqrt(3)) = 3.4641 at 2 degrees: p = .0742.
+    assert (better.turns, better.turns_interval) == (4.0, (4.0, 4.0))
+    assert "| 4.00 (4.00 to 4.00) |" in markdown(STUDY_OF_TWO, cells, [better])
     assert better.difference == pytest.approx(0.2)
     assert better.difference_interval == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-4)
     assert better.p_seeds == pytest.approx(0.0742, abs=1e-4)

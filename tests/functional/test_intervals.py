@@ -10,6 +10,7 @@ from scipy.stats import binom, binomtest
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.intervals import (
     clustered_share_interval,
+    counts_mean_interval,
     mean_interval,
     paired_difference_interval,
     student_quantile,
@@ -120,6 +121,19 @@ def test_mean_over_three_seeds_covers_the_truth_in_93_to_97_percent_of_simulatio
     draws = np.random.default_rng(1).normal(0.6, 0.1, size=(4000, 3))
     ends = [mean_interval(row.tolist()) for row in draws]
     assert 0.93 <= sum(low <= 0.6 <= high for low, high in ends) / len(ends) <= 0.97
+
+
+@given(st.lists(st.integers(1, 8), min_size=2, max_size=50))
+def test_sums_of_whole_numbers_have_the_interval_of_the_numbers(numbers: list[int]) -> None:
+    found = counts_mean_interval(sum(numbers), sum(n**2 for n in numbers), len(numbers))
+    expected = mean_interval(numbers)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_sums_that_no_numbers_have_are_refused() -> None:
+    assert counts_mean_interval(3, 9, 1) == (-math.inf, math.inf)
+    with pytest.raises(UserError, match="counts_mean_interval"):
+        counts_mean_interval(4, 7, 2)
 
 
 def test_scores_of_their_own_clusters_have_wilsons_interval() -> None:

@@ -35,7 +35,28 @@ def test_average_turns_counts_failures_as_the_cap() -> None:
     metric = AverageTurns(max_turns=8)
     for batch in BATCHES:
         metric.update(IS_SUCCESS[batch], NUM_TURNS[batch])
-    assert metric.compute().item() == pytest.approx((1 + 8 + 3 + 3 + 8) / 5)
+    value, low, high, trials = metric.compute()
+    assert value.item() == pytest.approx((1 + 8 + 3 + 3 + 8) / 5)
+    # Reach 2.77645 * 3.2094 / sqrt(5) = 3.985: both ends are beyond what an episode can take.
+    assert (low.item(), high.item(), trials.item()) == (1, 8, 5)
+
+
+def test_average_turns_over_batches_have_a_student_interval() -> None:
+    metric = AverageTurns(max_turns=20)
+    for batch in ([1, 4], [3, 3, 4]):
+        metric.update(torch.ones(len(batch), dtype=torch.bool), torch.tensor(batch))
+    value, low, high, _ = metric.compute()
+    # s^2 = (5 * 51 - 15^2) / (5 * 4) = 1.5; t of 4 degrees 2.77645; reach 2.77645 sqrt(1.5 / 5).
+    assert value.item() == 3.0
+    assert (low.item(), high.item()) == pytest.approx((3 - 1.52073, 3 + 1.52073), abs=1e-5)
+
+
+@pytest.mark.parametrize("num_episodes", [0, 1])
+def test_average_turns_of_fewer_than_two_episodes_bound_nothing(num_episodes: int) -> None:
+    metric = AverageTurns(max_turns=8)
+    metric.update(IS_SUCCESS[:num_episodes], NUM_TURNS[:num_episodes])
+    _, low, high, _ = metric.compute()
+    assert (low.item(), high.item()) == (1, 8)
 
 
 def test_success_rate_at_turn_is_a_curve() -> None:
@@ -93,6 +114,8 @@ def test_goal_completion_reads_episodes_of_unequal_length() -> None:
         (0.0945, 0.9055), abs=1e-4
     )
     assert result["average_turns"] == 2.5
+    # Two and three turns: reach 12.7062 * .7071 / sqrt(2) = 6.35.
+    assert (result["average_turns_low"], result["average_turns_high"]) == (1, 3)
     assert result["mean_critic_value"] == pytest.approx((-0.5 + 1 + 1.5) / 5)
     assert [result[f"success_rate_at/{turn}"] for turn in (1, 2, 3)] == [0.0, 0.5, 0.5]
     shares = [result[f"outcome_share/{name}"] for name in OUTCOMES]

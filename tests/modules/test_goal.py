@@ -58,6 +58,8 @@ def test_figures_are_those_of_the_written_episodes_and_do_not_depend_on_the_batc
         assert figures["success_rate"] == pytest.approx(solved / 30)
         turns = sum(len(episode["outcomes"]) for episode in episodes)
         assert figures["average_turns"] == pytest.approx(turns / 30)
+        fewest, most = figures["average_turns_low"], figures["average_turns_high"]
+        assert 1 <= fewest < figures["average_turns"] < most <= 8
         assert (tmp_path / "a" / "dialogues" / f"{name}.md").is_file()
 
 

@@ -93,6 +93,8 @@ def test_held_out_judge_and_people_stand_beside_the_unchanged_result(
     assert full["judge"]["hash"] in shown
     assert full["held_out"]["judge"]["hash"] in shown
     assert "kappa" in shown
+    row = full["policies"]["mixed"]
+    assert f"{row['average_turns_low']:.2f} to {row['average_turns_high']:.2f}" in shown
     # Nothing is cut off at a terminal's usual width.
     assert "\u2026" not in shown
     assert {"episodes", "unparsed"} <= set(shown.split())

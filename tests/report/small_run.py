@@ -26,7 +26,9 @@ def _evaluate(folder: Path, text: str) -> None:
         name: {
             "success_rate": rate,
             "ci95": [rate / 2, min(1.0, rate * 1.4)],
-            "average_turns": 2.0,
+            "average_turns": 1.5,
+            "average_turns_low": 1.25,
+            "average_turns_high": 1.75,
             "episodes": 3,
             "success_rate_at/1": 0.0,
             "success_rate_at/2": rate,

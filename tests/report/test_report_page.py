@@ -83,6 +83,7 @@ def test_every_part_of_a_run_is_on_the_page(page: Page) -> None:
         "Response quality: one reply to each of 1 contexts in 1 dialogues",
         "\u22120.125 (\u22120.500 to +0.250)",  # of the second judge's rate from the first's
         "kappa of turns",
+        "1.25 to 1.75",
         "Judged by a judge of replies, abc",
         "rlff against human",
         "50.0 to 75.0",  # its win rate's interval
@@ -153,7 +154,13 @@ def test_one_stage_alone_is_a_run(small_run: Callable[..., Path], tmp_path: Path
 
 def test_a_study_has_its_table(tmp_path: Path) -> None:
     row = {"name": "K=2", "rate": 0.5, "rate_interval": [0.3, 0.7], "rates": [0.4, 0.6]}
-    row |= {"turns": 4.5, "difference": -0.25, "difference_interval": None, "p_episodes": 0.0001}
+    row |= {
+        "turns": 4.5,
+        "turns_interval": [4.25, 4.75],
+        "difference": -0.25,
+        "difference_interval": None,
+        "p_episodes": 0.0001,
+    }
     study = {"study": "Look-ahead", "judge": "scripted", "baseline": "K=0", "rows": [row]}
     (tmp_path / "study.json").write_text(json.dumps(study))
     (tmp_path / "cell").mkdir()
@@ -161,6 +168,7 @@ def test_a_study_has_its_table(tmp_path: Path) -> None:
     text = Page(render(find_run(tmp_path), max_items=1)).text
     assert "Study: Look-ahead" in text
     assert "30.0 to 70.0" in text
+    assert "4.25 to 4.75" in text
     assert "\u22120.250" in text
     assert "< .001" in text
 
