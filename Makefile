@@ -9,12 +9,13 @@ export HF_HUB_OFFLINE ?= 1
 # One thread per process: two spinning OpenMP threads on a busy machine are ten times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test test-browser lint lock clean
 
 help:
 	@echo 'make setup  environment in .venv from $(LOCK)'
 	@echo 'make demo   the whole pipeline in the scripted world; writes runs/demo'
 	@echo 'make test   every check: ruff, mypy, pytest'
+	@echo 'make test-browser  the report in Chromium, which make test skips where it is missing'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make lock   resolve requirements/*.lock again (needs uv)'
 	@echo 'make clean  remove caches and builds, not .venv or runs'
@@ -41,6 +42,14 @@ demo: setup
 
 test: lint
 	$(BIN)/pytest
+
+# Looked for first: pytest would skip what is missing, and succeed.
+test-browser: setup
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	  command -v chrome >/dev/null || \
+	  { echo 'make: Chromium is needed; on Debian: apt-get install chromium' >&2; exit 1; }
+	$(BIN)/python -m pip install --no-build-isolation --editable '.[browser]'
+	$(BIN)/pytest tests/report/test_report_in_a_browser.py
 
 lint: setup
 	$(BIN)/ruff check .
