@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlff_lightning.commands.trainer_run import resolve
+
 DEMO = Path(__file__).parent.parent / "configs" / "demo"
 PAIRS = [
     ("2_futures.predict.yaml", "3_futures_immediate.predict.yaml", "futures"),
@@ -47,3 +49,16 @@ def test_policies_are_compared_on_the_same_terms():
     for settings in trained:
         settings["engine"]["init_args"].pop("model_name_or_path")
     assert trained[0] == trained[1] == trained[2]
+
+
+def test_the_demo_is_judged_by_a_second_judge_and_meets_people_whom_no_policy_was_trained_with():
+    def agents(stage):
+        verb = stage.split(".")[1]
+        return resolve([verb, "--config", str(DEMO / stage)])["model"]["init_args"]
+
+    trained, judged = agents("2_futures.predict.yaml"), agents("8_evaluate.test.yaml")
+    held_out = judged["held_out"]["init_args"]
+    assert judged["critic"]["class_path"] == trained["critic"]["class_path"]
+    assert held_out["judge"]["class_path"] != trained["critic"]["class_path"]
+    assert judged["seeker"] == trained["seeker"]
+    assert held_out["seekers"]["worst_case"] != trained["seeker"]

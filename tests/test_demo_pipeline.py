@@ -1,6 +1,7 @@
 """The demo's own configs, with small values, run from the first stage to the table."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ def smaller(value, used):
 def test_the_demo_runs_from_corpus_to_table(tmp_path):
     configs, used = tmp_path / "configs", set()
     configs.mkdir()
+    # Stages name it beside their own folder.
+    shutil.copytree(DEMO.parent / "held_out", tmp_path / "held_out")
     for stage in sorted(DEMO.glob("*.yaml")):
         config = smaller(yaml.safe_load(stage.read_text()), used)
         (configs / stage.name).write_text(yaml.safe_dump(config, sort_keys=False))
@@ -52,6 +55,8 @@ def test_the_demo_runs_from_corpus_to_table(tmp_path):
         assert 0 <= low <= figures["success_rate"] <= high <= 1
         assert 1 <= figures["average_turns"] <= 8
     assert summary["judge"]["name"].startswith("scripted")
+    assert summary["held_out"]["judge"]["name"] != summary["judge"]["name"]
+    assert summary["held_out"]["people"]["worst_case"].keys() == summary["policies"].keys()
     assert summary["wall_s"] > 0
     for written in (
         "policy/learning_curves.png",
