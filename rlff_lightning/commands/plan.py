@@ -28,7 +28,7 @@ greatest length that its config allows.
 Further options are passed on as to `rlff fit`, e.g. --trainer.accumulate_grad_batches=8.
 """
 _UNITS = {"": 1, "b": 1, "mb": 2**20, "mib": 2**20, "gb": 2**30, "gib": 2**30}
-_VERB = re.compile(r"\d+_\w+\.(fit|validate|test|predict)\.yaml")
+_STAGE = re.compile(r"\d+_(?P<name>\w+)\.(?P<verb>fit|validate|test|predict)\.yaml")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,11 +60,12 @@ def main(argv: Sequence[str]) -> int:
 
     @lru_cache
     def read(config: Path) -> Mapping[str, Any]:
-        return resolve([_verb(config), "--config", str(config), *_placeholders(config)])
+        files = [config, *_beside(options.config[1:], config)]
+        return resolve([_verb(config), *_words(files), *_placeholders(config)])
 
     first = options.config[0]
-    words = [word for file in options.config for word in ("--config", str(file))]
-    resolved = resolve([_verb(first), *words, *_placeholders(first), *passed_on])
+    words = [*_words(options.config), *_placeholders(first), *passed_on]
+    resolved = resolve([_verb(first), *words])
     stage = read_stage(
         resolved,
         first,
@@ -129,13 +130,24 @@ def _bytes(text: str) -> int:
 
 
 def _verb(config: Path) -> str:
-    match = _VERB.fullmatch(config.name)
-    return match[1] if match else "fit"
+    match = _STAGE.fullmatch(config.name)
+    return match["verb"] if match else "fit"
+
+
+def _words(files: Sequence[Path]) -> list[str]:
+    return [word for file in files for word in ("--config", str(file))]
+
+
+def _beside(overlays: Sequence[Path], config: Path) -> list[Path]:
+    """Find what the folders of these overlays put on top of another stage, as a pipeline would."""
+    match = _STAGE.fullmatch(config.name)
+    files = [file.parent / f"{match['name']}.yaml" for file in overlays] if match else []
+    return [file for file in files if file.is_file()]
 
 
 def _placeholders(config: Path) -> list[str]:
     """Fill what a pipeline takes from its command line: memory does not depend on it."""
-    if not (config.parent / "pipeline.yaml").is_file() or not _VERB.fullmatch(config.name):
+    if not (config.parent / "pipeline.yaml").is_file() or not _STAGE.fullmatch(config.name):
         return []
     stages = read_stages(config.parent)
     name = next((stage.name for stage in stages if stage.config == config.resolve()), None)

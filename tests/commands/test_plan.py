@@ -10,6 +10,7 @@ from rlff_lightning.errors import UserError
 
 DEMO = config_folder() / "demo"
 POLICY = str(DEMO / "6_policy.fit.yaml")
+RECIPES = config_folder() / "recipes"
 
 
 def planned(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
@@ -41,6 +42,17 @@ def test_the_demo_s_policy_is_planned_before_anything_ran(
     assert found["total"] == sum(parts.values())
     # 8 contexts of 8 replies of at most 48 tokens, on two processes.
     assert found["tokens"]["sampled_per_iteration"] == 2 * 8 * 8 * 48
+
+
+def test_an_earlier_stage_is_read_with_the_same_folder_s_file_on_top(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    overlay = RECIPES / "hardware" / "2x8" / "policy.yaml"
+    recipe = str(RECIPES / "4_policy.fit.yaml")
+    _, found = planned(capsys, "--config", recipe, "--config", str(overlay))
+    # There the warm start trains the whole model, and writes no adapter.
+    assert found["parameters"] == found["trained_parameters"] == 7_615_616_512
+    assert "adapter" not in sizes(found)
 
 
 def test_what_does_not_fit_is_said_with_the_keys_to_turn(
