@@ -1,10 +1,15 @@
 """Which keys to turn where a planned stage does not fit."""
 
 from rlff_lightning.commands.plan_memory import GIB, Estimate, cache_bytes_per_token
-from rlff_lightning.commands.plan_stage import PlannedStage
+from rlff_lightning.commands.plan_stage import Kind, PlannedStage
 
 HEADROOM = 0.95
 """Share of a device's memory that may be planned; fragmentation takes some."""
+_LENGTHS: dict[Kind, str] = {
+    "policy": "chat.max_prompt_tokens, rollout.max_tokens or rollout.group_size",
+    "reward model": "reads.max_tokens",
+    "supervised": "chat.max_prompt_tokens",
+}
 
 
 def advise(stage: PlannedStage, estimate: Estimate, memory: int, *, is_gpu: bool) -> list[str]:
@@ -28,12 +33,8 @@ def advise(stage: PlannedStage, estimate: Estimate, memory: int, *, is_gpu: bool
 
 
 def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
-    model = "policy" if stage.kind == "policy" else "backbone"
     static, size = estimate.static, estimate.size
-    turns: list[tuple[int, str]] = []
-    if not stage.model.gradient_checkpointing:
-        gain = estimate.kept - estimate.recomputed
-        turns.append((gain, f"model.init_args.{model}.gradient_checkpointing: true"))
+    turns = _model_turns(stage, estimate)
     if stage.batch.groups > 1:
         key = (
             "trainer.accumulate_grad_batches higher"
@@ -43,13 +44,8 @@ def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
         gain = int(size("activations") * (1 - 1 / stage.batch.groups))
         turns.append((gain, f"{key}: one context per micro-batch"))
     else:
-        key = "chat.max_prompt_tokens, rollout.max_tokens or rollout.group_size"
-        turns.append((size("activations") // 2, f"model.init_args.{key} halved"))
-    if stage.model.adapter is None:
-        trained = static.optimizer + static.trained
-        turns.append((trained, f"model.init_args.{model}.adapter: {{rank: 16}}"))
-    elif stage.model.quantize is None:
-        turns.append((static.weights * 2 // 3, f"model.init_args.{model}.quantize: nf4"))
+        key = f"model.init_args.{_LENGTHS[stage.kind]} halved"
+        turns.append((size("activations") // 2, key))
     if not stage.is_sharded and stage.processes > 1:
         gain = static.weights + static.adapter + static.optimizer + static.trained
         gain = gain * (stage.processes - 1) // stage.processes
@@ -64,6 +60,23 @@ def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
         turns.append((spare, "engine: gpu_memory_utilization lower"))
         if not stage.engine.get("quantization"):
             turns.append((size("engine weights") // 3, "engine: quantization: fp8_per_tensor"))
+    return turns
+
+
+def _model_turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
+    static, model = estimate.static, stage.model
+    trained = static.optimizer + static.trained
+    if stage.backbone is None:
+        key = "model.init_args.pocket.num_layers, hidden_size or vocab_size lower"
+        return [((static.weights + trained) // 2, key)]
+    turns: list[tuple[int, str]] = []
+    key = f"model.init_args.{stage.backbone}"
+    if not model.gradient_checkpointing:
+        turns.append((estimate.kept - estimate.recomputed, f"{key}.gradient_checkpointing: true"))
+    if model.adapter is None:
+        turns.append((trained, f"{key}.adapter: {{rank: 16}}"))
+    elif model.quantize is None:
+        turns.append((static.weights * 2 // 3, f"{key}.quantize: nf4"))
     return turns
 
 

@@ -51,6 +51,8 @@ class PlannedStage:
     """What it trains."""
     model: PlannedModel
     """The model that is trained."""
+    backbone: Literal["policy", "backbone"] | None
+    """Key of that model's settings; ``None`` for one that is made from scratch."""
     batch: MicroBatch
     """The largest micro-batch of one process."""
     precision: Precision
@@ -100,10 +102,13 @@ def read_stage(
             f"{path or 'no model'}"
         )
     arguments: Mapping[str, Any] = model["init_args"]
-    settings = arguments.get("policy") or arguments.get("backbone")
-    if settings is None:
-        settings = {"model_name_or_path": "pocket", "pocket": arguments["pocket"]}
-    planned = _model(settings, arguments, config, resolve, architecture)
+    keys: tuple[Literal["policy", "backbone"], ...] = ("policy", "backbone")
+    backbone = next((key for key in keys if arguments.get(key)), None)
+    if backbone is None:
+        shape = pocket_architecture(arguments["pocket"])
+        planned = PlannedModel(name="pocket", architecture=shape)
+    else:
+        planned = planned_model(arguments[backbone], config, resolve, architecture)
     precision = str(trainer.get("precision") or "32-true")
     if precision not in _PRECISIONS:
         raise UserError(
@@ -118,6 +123,7 @@ def read_stage(
     return PlannedStage(
         kind=kind,
         model=planned,
+        backbone=backbone,
         batch=batch,
         precision=_PRECISIONS[precision],
         num_micro_batches=parts,
@@ -132,18 +138,6 @@ def read_stage(
         completions=int(rollout.get("prompts", 0)) * int(rollout.get("group_size", 0)),
         max_length=batch.prompt_tokens + batch.reply_tokens,
     )
-
-
-def _model(
-    settings: Mapping[str, Any],
-    arguments: Mapping[str, Any],
-    config: Path,
-    resolve: Resolve,
-    architecture: str | None,
-) -> PlannedModel:
-    if "pocket" not in settings:
-        return planned_model(settings, config, resolve, architecture)
-    return PlannedModel(name="pocket", architecture=pocket_architecture(arguments["pocket"]))
 
 
 def _batch(

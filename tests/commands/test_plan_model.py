@@ -53,6 +53,20 @@ def test_a_reward_model_that_was_written_is_loaded_as_it_was_trained(
         assert found.adapter is not None
 
 
+def test_a_pocket_model_is_planned_as_the_policy_loads_it() -> None:
+    pocket = {"vocab_size": 512, "num_layers": 2}
+    settings = {
+        "model_name_or_path": "warm_start/model",
+        "adapter": {"rank": 4},
+        "quantize": "nf4",
+        "dtype": "bfloat16",
+        "gradient_checkpointing": True,
+    }
+    found = planned_model(settings, POLICY, lambda _: {"model": {"init_args": {"pocket": pocket}}})
+    assert (found.num_layers, found.architecture.vocab_size) == (2, 512)
+    assert (found.quantize, found.dtype, found.gradient_checkpointing) == ("nf4", "bfloat16", True)
+
+
 def test_settings_of_an_adapter_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
     with pytest.raises(UserError, match=r"adapter_config\.json: must be a LoRA adapter's sett"):
