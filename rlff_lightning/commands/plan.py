@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,7 +28,7 @@ greatest length that its config allows.
 
 Further options are passed on as to `rlff fit`, e.g. --trainer.accumulate_grad_batches=8.
 """
-_UNITS = {"": 1, "b": 1, "mb": 2**20, "mib": 2**20, "gb": 2**30, "gib": 2**30}
+_UNITS = {"b": 1, "mb": 2**20, "mib": 2**20, "gb": 2**30, "gib": 2**30}
 _STAGE = re.compile(r"\d+_(?P<name>\w+)\.(?P<verb>fit|validate|test|predict)\.yaml")
 
 
@@ -49,13 +50,17 @@ def main(argv: Sequence[str]) -> int:
     for option in passed_on:
         if option.startswith("--") and "." not in option and "=" not in option:
             raise UserError(f"rlff plan: unknown argument {option}; see rlff plan --help")
-    if options.gpus is not None and options.gpus < 1:
-        raise UserError(f"rlff plan: --gpus must be at least 1, got {options.gpus}")
+    for name in ("gpus", "reply_tokens", "candidates"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"rlff plan: {option} must be at least 1, got {value}")
     memory = None if options.memory is None else _bytes(options.memory)
     # Seconds of imports: a wrong argument is told before.
     from rlff_lightning.commands.plan_advice import advise
+    from rlff_lightning.commands.plan_batch import Assumed
     from rlff_lightning.commands.plan_memory import estimate_stage
-    from rlff_lightning.commands.plan_stage import Assumed, read_stage
+    from rlff_lightning.commands.plan_stage import read_stage
     from rlff_lightning.commands.trainer_run import resolve
 
     @lru_cache
@@ -124,9 +129,11 @@ def _file(name: str) -> Path:
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
-        raise UserError(f"rlff plan: --memory must be like 24GB, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS.get(match[2], 0) if match else 0.0
+    if not 1 <= size < inf:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise UserError(f"rlff plan: --memory must be like 24GB or 600MB, got {shown!r}")
+    return int(size)
 
 
 def _verb(config: Path) -> str:

@@ -80,7 +80,12 @@ def test_options_of_the_run_are_passed_on(capsys: pytest.CaptureFixture[str]) ->
     [
         (["--config", "none.yaml"], "none.yaml is missing"),
         (["--config", POLICY, "--memory", "much"], "--memory must be like 24GB"),
+        (["--config", POLICY, "--memory", "24"], "--memory must be like 24GB or 600MB, got '24'"),
+        (["--config", POLICY, "--memory", "0.4b"], "--memory must be like 24GB"),
+        (["--config", POLICY, "--memory", "9" * 310 + "GB"], "--memory must be like 24GB"),
         (["--config", POLICY, "--gpus", "0"], "--gpus must be at least 1"),
+        (["--config", POLICY, "--reply-tokens", "-1"], "--reply-tokens must be at least 1"),
+        (["--config", POLICY, "--candidates", "0"], "--candidates must be at least 1"),
         (["--config", POLICY, "--memroy"], "unknown argument --memroy"),
         (["--config", str(DEMO / "2_futures.predict.yaml")], "knows stages that train"),
     ],
