@@ -53,6 +53,7 @@ def arguments(name: str, hardware: str | None) -> dict[str, Any]:
 def planned(model: str, *, quantize: Any = "nf4", dtype: Any = "bfloat16") -> PlannedModel:
     return PlannedModel(
         name=model,
+        base=model,
         architecture=read_model_config(str(RECIPES / "shapes" / f"{model}.json")),
         adapter=LoraSettings(rank=16) if quantize else None,
         quantize=quantize,

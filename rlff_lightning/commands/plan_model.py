@@ -27,7 +27,9 @@ class PlannedModel:
     """A model that is planned with, not loaded."""
 
     name: str
-    """As the config has it."""
+    """The pretrained model that everything began with."""
+    base: str
+    """Where its weights below adapters come from."""
     architecture: Any
     """Its configuration in transformers."""
     adapter: LoraSettings | None = None
@@ -94,8 +96,10 @@ def planned_model(
     """
     origin = str(settings["model_name_or_path"])
     adapter = LoraSettings(**settings["adapter"]) if settings.get("adapter") else None
-    quantize, pocket = settings.get("quantize"), None
+    quantize, base, pocket = settings.get("quantize"), "", None
     while pocket is None and (written := _written(origin, config, resolve)) is not None:
+        if written.adapter is None:
+            base = base or origin
         # A stage that trains an adapter writes one, and the next trains the same on.
         adapter = adapter or written.adapter
         if "quantize" not in settings:
@@ -104,6 +108,7 @@ def planned_model(
         origin, pocket = written.base or origin, written.pocket
     return PlannedModel(
         name=origin,
+        base=base or origin,
         architecture=(
             read_model_config(architecture or _shape_of(origin))
             if pocket is None

@@ -105,7 +105,7 @@ def read_stage(
         planned = planned_model(arguments[backbone], config, resolve, architecture)
     elif arguments.get("pocket"):
         shape = pocket_architecture(arguments["pocket"])
-        planned = PlannedModel(name="pocket", architecture=shape)
+        planned = PlannedModel(name="pocket", base="pocket", architecture=shape)
     else:
         raise UserError(f"{config}: model.init_args must have a backbone or a pocket, got neither")
     precision = str(trainer.get("precision") or "32-true")

@@ -11,7 +11,10 @@ from rlff_lightning.models.backbone import LoraSettings
 from rlff_lightning.models.training_memory import MicroBatch
 
 POCKET = PlannedModel(
-    name="warm_start/model", architecture=pocket_architecture({"num_layers": 2}), dtype="bfloat16"
+    name="warm_start/model",
+    base="warm_start/model",
+    architecture=pocket_architecture({"num_layers": 2}),
+    dtype="bfloat16",
 )
 POLICY = PlannedStage(
     kind="policy",
@@ -74,3 +77,30 @@ def test_keys_are_those_of_the_stage_s_own_module(kind: Any, backbone: Any, told
     assert ("rollout" in found) is (kind == "policy")
     assert (".gradient_checkpointing" in found) is (backbone is not None)
     assert (".adapter" in found) is (backbone is not None)
+
+
+def test_a_share_that_no_device_has_is_not_advised() -> None:
+    # Weights, a GiB to work in and a sequence's cache: 1.003 GiB.
+    assert "gpu_memory_utilization at least 0.51, or quantization" in advice(
+        POLICY, 2 * 2**30, gpu_memory_utilization=0.1
+    )
+    assert "engine: it does not fit: its weights and one sequence take 1.0 GiB" in advice(
+        POLICY, 2**30, gpu_memory_utilization=0.1
+    )
+    packed = advice(POLICY, 2**30, gpu_memory_utilization=0.1, quantization="fp8_per_tensor")
+    assert "one sequence take 1.0 GiB; a larger device" in packed
+
+
+def test_a_base_is_shared_only_where_the_scorer_does_not_refuse_it() -> None:
+    own = replace(POLICY, model=LORA, reward=LORA, scoring=POLICY.batch, processes=2)
+    share, shard = "RewardModelScorer.share_base: true", "configs/overlay/fsdp2.yaml"
+    assert share in advice(own)
+    assert shard in advice(own)
+    assert shard not in advice(replace(own, shares_base=True))
+    for other in (
+        replace(own, is_sharded=True),
+        replace(own, reward=POCKET),
+        replace(own, reward=replace(LORA, quantize="nf4")),
+        replace(own, reward=replace(LORA, base="some/other")),
+    ):
+        assert share not in advice(other)
