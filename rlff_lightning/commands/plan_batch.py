@@ -96,7 +96,7 @@ def sharing_of(model: PlannedModel, *, is_trained: bool) -> Sharing:
     """Say how a model computes groups by itself, where prompts are long enough to share them."""
     whole = replace(model, adapter=None, quantize=None, gradient_checkpointing=False)
     built = whole.build(None, has_head=False)
-    built.train(is_trained)
+    built.train(is_trained and not model.is_frozen)
     return "padded" if why_not_shared(built) else "shared"
 
 

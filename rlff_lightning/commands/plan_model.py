@@ -40,6 +40,8 @@ class PlannedModel:
     """Of weights or of arithmetic."""
     gradient_checkpointing: bool = False
     """Activations are computed again."""
+    is_frozen: bool = False
+    """Nothing of it is trained, but a head on top."""
 
     @property
     def num_layers(self) -> int:
@@ -56,7 +58,7 @@ class PlannedModel:
     ) -> LanguageModel:
         """Build it without weights; see ``build_without_weights``."""
         recomputes = self.gradient_checkpointing
-        return build_without_weights(
+        model = build_without_weights(
             self.architecture,
             adapter=self.adapter,
             quantize=self.quantize,
@@ -67,6 +69,10 @@ class PlannedModel:
             has_head=has_head,
             num_layers=num_layers,
         )
+        if self.is_frozen:
+            model.requires_grad_(False)
+            model.eval()
+        return model
 
 
 class _Written(NamedTuple):

