@@ -136,7 +136,12 @@ def _written(name: str, config: Path, resolve: Resolve) -> _Written | None:
     arguments = resolve(earlier)["model"]["init_args"]
     if pocket := arguments.get("pocket"):
         return _Written("", pocket=pocket)
-    begun = arguments.get("backbone") or arguments.get("policy") or {}
+    begun = arguments.get("backbone") or arguments.get("policy")
+    if not begun:
+        raise UserError(
+            f"{config}: {name} must be what an earlier stage trains, and {earlier.name} names no "
+            "model.init_args.policy, backbone or pocket"
+        )
     return _Written(
         base=str(begun["model_name_or_path"]),
         adapter=LoraSettings(**begun["adapter"]) if begun.get("adapter") else None,

@@ -71,3 +71,10 @@ def test_settings_of_an_adapter_that_cannot_be_read_are_one_line(tmp_path: Path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
     with pytest.raises(UserError, match=r"adapter_config\.json: must be a LoRA adapter's sett"):
         planned_model({"model_name_or_path": str(tmp_path)}, POLICY, never)
+
+
+def test_an_earlier_stage_that_trains_no_model_is_told() -> None:
+    with pytest.raises(UserError, match=r"futures/model must be .* 2_futures\.predict\.yaml names"):
+        planned_model(
+            {"model_name_or_path": "futures/model"}, POLICY, lambda _: {"model": {"init_args": {}}}
+        )
