@@ -165,7 +165,7 @@ def two_ranks() -> Callable[..., list[int]]:
                     )
                 )
         try:
-            return [rank.wait(900) for rank in ranks]
+            return [rank.wait(2400) for rank in ranks]
         finally:
             for rank in ranks:
                 rank.kill()

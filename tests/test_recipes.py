@@ -4,17 +4,18 @@ The architectures' numbers are those of the public configs; no weights are neede
 """
 
 import re
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlff_lightning.commands.plan import _placeholders
-from rlff_lightning.commands.plan_model import PlannedModel
+from rlff_lightning.commands.plan_model import PlannedModel, planned_model
 from rlff_lightning.commands.shipped import config_folder
 from rlff_lightning.commands.stages import read_stages
 from rlff_lightning.commands.trainer_run import resolve
-from rlff_lightning.models.backbone import LoraSettings
 from rlff_lightning.models.output_head import output_head
 from rlff_lightning.models.without_weights import (
     count_parameters,
@@ -50,14 +51,17 @@ def arguments(name: str, hardware: str | None) -> dict[str, Any]:
     return found
 
 
-def planned(model: str, *, quantize: Any = "nf4", dtype: Any = "bfloat16") -> PlannedModel:
-    return PlannedModel(
-        name=model,
-        architecture=read_model_config(str(RECIPES / "shapes" / f"{model}.json")),
-        adapter=LoraSettings(rank=16) if quantize else None,
-        quantize=quantize,
-        dtype=dtype,
-    )
+def planned(model: str, stage: str, hardware: str | None, key: str) -> PlannedModel:
+    """Describe a stage's model as its config has it, in the sizes of `model`."""
+
+    def read(config: Path) -> dict[str, Any]:
+        earlier = next(stage for stage in STAGES if stage.config == config)
+        return resolved(earlier.name, hardware)
+
+    config = next(found.config for found in STAGES if found.name == stage)
+    found = planned_model(arguments(stage, hardware)[key], config, read)
+    shape = read_model_config(str(RECIPES / "shapes" / f"{model}.json"))
+    return replace(found, architecture=shape)
 
 
 def test_there_are_five_stages_and_four_machines() -> None:
@@ -111,7 +115,7 @@ def test_engine_and_limits_hold_the_longest_prompt_and_reply(hardware: str | Non
 
 @pytest.mark.parametrize("model", PARAMETERS)
 def test_a_recipe_s_model_has_the_published_number_of_parameters(model: str) -> None:
-    whole = planned(model, quantize=None, dtype="float32").build(None)
+    whole = planned(model, "warm_start", "2x8", "backbone").build(None)
     assert count_parameters(whole) == (PARAMETERS[model], 0, PARAMETERS[model])
     assert output_head(whole).weight.shape[0] == whole.config.vocab_size
     units = sharding_units(whole)
@@ -124,9 +128,15 @@ def test_a_recipe_s_model_has_the_published_number_of_parameters(model: str) -> 
     assert inside + rest == PARAMETERS[model]
 
 
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [("warm_start", "backbone"), ("reward_model", "backbone"), ("policy", "policy")],
+)
 @pytest.mark.parametrize("model", PARAMETERS)
-def test_adapters_go_on_every_linear_layer_but_the_head_over_four_bits(model: str) -> None:
-    adapted = planned(model).build(None)
+def test_adapters_go_on_every_linear_layer_but_the_head_over_four_bits(
+    model: str, stage: str, key: str
+) -> None:
+    adapted = planned(model, stage, None, key).build(None)
     counts = count_parameters(adapted)
     assert counts == (PARAMETERS[model], ADAPTER[model], ADAPTER[model])
     names = {n.split(".")[-4] for n, _ in adapted.named_parameters() if ".lora_A." in n}

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,8 +28,8 @@ greatest length that its config allows.
 
 Further options are passed on as to `rlff fit`, e.g. --trainer.accumulate_grad_batches=8.
 """
-_UNITS = {"": 1, "b": 1, "mb": 2**20, "mib": 2**20, "gb": 2**30, "gib": 2**30}
-_VERB = re.compile(r"\d+_\w+\.(fit|validate|test|predict)\.yaml")
+_UNITS = {"b": 1, "mb": 2**20, "mib": 2**20, "gb": 2**30, "gib": 2**30}
+_STAGE = re.compile(r"\d+_(?P<name>\w+)\.(?P<verb>fit|validate|test|predict)\.yaml")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,22 +50,27 @@ def main(argv: Sequence[str]) -> int:
     for option in passed_on:
         if option.startswith("--") and "." not in option and "=" not in option:
             raise UserError(f"rlff plan: unknown argument {option}; see rlff plan --help")
-    if options.gpus is not None and options.gpus < 1:
-        raise UserError(f"rlff plan: --gpus must be at least 1, got {options.gpus}")
+    for name in ("gpus", "reply_tokens", "candidates"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"rlff plan: {option} must be at least 1, got {value}")
     memory = None if options.memory is None else _bytes(options.memory)
     # Seconds of imports: a wrong argument is told before.
     from rlff_lightning.commands.plan_advice import advise
+    from rlff_lightning.commands.plan_batch import Assumed
     from rlff_lightning.commands.plan_memory import estimate_stage
-    from rlff_lightning.commands.plan_stage import Assumed, read_stage
+    from rlff_lightning.commands.plan_stage import read_stage
     from rlff_lightning.commands.trainer_run import resolve
 
     @lru_cache
     def read(config: Path) -> Mapping[str, Any]:
-        return resolve([_verb(config), "--config", str(config), *_placeholders(config)])
+        files = [config, *_beside(options.config[1:], config)]
+        return resolve([_verb(config), *_words(files), *_placeholders(config)])
 
     first = options.config[0]
-    words = [word for file in options.config for word in ("--config", str(file))]
-    resolved = resolve([_verb(first), *words, *_placeholders(first), *passed_on])
+    words = [*_words(options.config), *_placeholders(first), *passed_on]
+    resolved = resolve([_verb(first), *words])
     stage = read_stage(
         resolved,
         first,
@@ -123,19 +129,32 @@ def _file(name: str) -> Path:
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
-        raise UserError(f"rlff plan: --memory must be like 24GB, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS.get(match[2], 0) if match else 0.0
+    if not 1 <= size < inf:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise UserError(f"rlff plan: --memory must be like 24GB or 600MB, got {shown!r}")
+    return int(size)
 
 
 def _verb(config: Path) -> str:
-    match = _VERB.fullmatch(config.name)
-    return match[1] if match else "fit"
+    match = _STAGE.fullmatch(config.name)
+    return match["verb"] if match else "fit"
+
+
+def _words(files: Sequence[Path]) -> list[str]:
+    return [word for file in files for word in ("--config", str(file))]
+
+
+def _beside(overlays: Sequence[Path], config: Path) -> list[Path]:
+    """Find what the folders of these overlays put on top of another stage, as a pipeline would."""
+    match = _STAGE.fullmatch(config.name)
+    files = [file.parent / f"{match['name']}.yaml" for file in overlays] if match else []
+    return [file for file in files if file.is_file()]
 
 
 def _placeholders(config: Path) -> list[str]:
     """Fill what a pipeline takes from its command line: memory does not depend on it."""
-    if not (config.parent / "pipeline.yaml").is_file() or not _VERB.fullmatch(config.name):
+    if not (config.parent / "pipeline.yaml").is_file() or not _STAGE.fullmatch(config.name):
         return []
     stages = read_stages(config.parent)
     name = next((stage.name for stage in stages if stage.config == config.resolve()), None)

@@ -1,10 +1,19 @@
 """Which keys to turn where a planned stage does not fit."""
 
+from math import ceil
+
+from rlff_lightning.commands.plan_batch import Kind
 from rlff_lightning.commands.plan_memory import GIB, Estimate, cache_bytes_per_token
+from rlff_lightning.commands.plan_model import PlannedModel
 from rlff_lightning.commands.plan_stage import PlannedStage
 
 HEADROOM = 0.95
 """Share of a device's memory that may be planned; fragmentation takes some."""
+_LENGTHS: dict[Kind, str] = {
+    "policy": "chat.max_prompt_tokens, rollout.max_tokens or rollout.group_size",
+    "reward model": "reads.max_tokens",
+    "supervised": "chat.max_prompt_tokens",
+}
 
 
 def advise(stage: PlannedStage, estimate: Estimate, memory: int, *, is_gpu: bool) -> list[str]:
@@ -28,12 +37,8 @@ def advise(stage: PlannedStage, estimate: Estimate, memory: int, *, is_gpu: bool
 
 
 def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
-    model = "policy" if stage.kind == "policy" else "backbone"
     static, size = estimate.static, estimate.size
-    turns: list[tuple[int, str]] = []
-    if not stage.model.gradient_checkpointing:
-        gain = estimate.kept - estimate.recomputed
-        turns.append((gain, f"model.init_args.{model}.gradient_checkpointing: true"))
+    turns = _model_turns(stage, estimate)
     if stage.batch.groups > 1:
         key = (
             "trainer.accumulate_grad_batches higher"
@@ -43,18 +48,14 @@ def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
         gain = int(size("activations") * (1 - 1 / stage.batch.groups))
         turns.append((gain, f"{key}: one context per micro-batch"))
     else:
-        key = "chat.max_prompt_tokens, rollout.max_tokens or rollout.group_size"
-        turns.append((size("activations") // 2, f"model.init_args.{key} halved"))
-    if stage.model.adapter is None:
-        trained = static.optimizer + static.trained
-        turns.append((trained, f"model.init_args.{model}.adapter: {{rank: 16}}"))
-    elif stage.model.quantize is None:
-        turns.append((static.weights * 2 // 3, f"model.init_args.{model}.quantize: nf4"))
-    if not stage.is_sharded and stage.processes > 1:
+        key = f"model.init_args.{_LENGTHS[stage.kind]} halved"
+        turns.append((size("activations") // 2, key))
+    # A base cannot be shared where it is sharded.
+    if not stage.is_sharded and not stage.shares_base and stage.processes > 1:
         gain = static.weights + static.adapter + static.optimizer + static.trained
         gain = gain * (stage.processes - 1) // stage.processes
         turns.append((gain, "--config configs/overlay/fsdp2.yaml"))
-    if stage.reward and not stage.shares_base and stage.model.adapter:
+    if stage.reward and not stage.shares_base and _can_share(stage, stage.reward):
         turns.append((size("reward model"), "scorers: RewardModelScorer.share_base: true"))
     turns.append((size("scoring"), "scorers: RewardModelScorer.batch_size lower"))
     turns.append((size("reference"), "objective.kl_coef: 0, or a LoRA policy"))
@@ -65,6 +66,31 @@ def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
         if not stage.engine.get("quantization"):
             turns.append((size("engine weights") // 3, "engine: quantization: fp8_per_tensor"))
     return turns
+
+
+def _model_turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
+    static, model = estimate.static, stage.model
+    trained = static.optimizer + static.trained
+    if stage.backbone is None:
+        key = "model.init_args.pocket.num_layers, hidden_size or vocab_size lower"
+        return [((static.weights + trained) // 2, key)]
+    turns: list[tuple[int, str]] = []
+    key = f"model.init_args.{stage.backbone}"
+    if not model.gradient_checkpointing:
+        turns.append((estimate.kept - estimate.recomputed, f"{key}.gradient_checkpointing: true"))
+    if model.adapter is None:
+        turns.append((trained, f"{key}.adapter: {{rank: 16}}"))
+    elif model.quantize is None:
+        turns.append((static.weights * 2 // 3, f"{key}.quantize: nf4"))
+    return turns
+
+
+def _can_share(stage: PlannedStage, reward: PlannedModel) -> bool:
+    """Say whether the reward model's adapter could stand on the policy's base."""
+    own = stage.model
+    both_adapted = own.adapter is not None and reward.adapter is not None
+    alike = (own.base, own.quantize) == (reward.base, reward.quantize)
+    return both_adapted and alike and not stage.is_sharded
 
 
 def _too_small_cache(
@@ -78,10 +104,16 @@ def _too_small_cache(
     if not is_gpu:
         return [f"engine: kv_cache_gib at least {missing / GIB:.2f}: it must hold one sequence"]
     engine = estimate.size("engine weights") + estimate.size("engine work") + missing
-    return [
-        f"engine: gpu_memory_utilization at least {engine / memory:.2f}, or "
-        "quantization: fp8_per_tensor: its share must hold its weights and one sequence"
-    ]
+    is_packed = bool(stage.engine.get("quantization"))
+    if engine > memory * HEADROOM:
+        way_out = "a larger device" if is_packed else "quantization: fp8_per_tensor"
+        return [
+            f"engine: it does not fit: its weights and one sequence take {_gib(engine)}; {way_out}"
+        ]
+    # Rounded up: the share that is named must do.
+    share = f"engine: gpu_memory_utilization at least {ceil(100 * engine / memory) / 100:.2f}"
+    other = "" if is_packed else ", or quantization: fp8_per_tensor"
+    return [f"{share}{other}: its share must hold its weights and one sequence"]
 
 
 def _gib(size: int) -> str:

@@ -1,17 +1,20 @@
-"""Finds the model that a stage trains, though nothing has run and no weight is there.
+"""Finds the model that a stage trains, whether or not its weights are there.
 
-A model that an earlier stage of the same folder is to write has that stage's architecture.
+A model that an earlier stage of the same folder is to write has that stage's architecture; an
+adapter that it wrote names the model below.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from rlff_lightning.commands.plan_adapter import read_adapter
 from rlff_lightning.commands.shipped import config_folder
 from rlff_lightning.commands.stages import read_stages
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import LanguageModel, LoraSettings
+from rlff_lightning.models.model_folder import model_folder
 from rlff_lightning.models.pocket import PocketSettings, build_pocket_model
 from rlff_lightning.models.without_weights import build_without_weights, read_model_config
 
@@ -24,7 +27,9 @@ class PlannedModel:
     """A model that is planned with, not loaded."""
 
     name: str
-    """As the config has it."""
+    """The pretrained model that everything began with."""
+    base: str
+    """Where its weights below adapters come from."""
     architecture: Any
     """Its configuration in transformers."""
     adapter: LoraSettings | None = None
@@ -35,6 +40,8 @@ class PlannedModel:
     """Of weights or of arithmetic."""
     gradient_checkpointing: bool = False
     """Activations are computed again."""
+    is_frozen: bool = False
+    """Nothing of it is trained, but a head on top."""
 
     @property
     def num_layers(self) -> int:
@@ -51,7 +58,7 @@ class PlannedModel:
     ) -> LanguageModel:
         """Build it without weights; see ``build_without_weights``."""
         recomputes = self.gradient_checkpointing
-        return build_without_weights(
+        model = build_without_weights(
             self.architecture,
             adapter=self.adapter,
             quantize=self.quantize,
@@ -62,6 +69,21 @@ class PlannedModel:
             has_head=has_head,
             num_layers=num_layers,
         )
+        if self.is_frozen:
+            model.requires_grad_(False)
+            model.eval()
+        return model
+
+
+class _Written(NamedTuple):
+    """What is known of a model that a stage of this project writes."""
+
+    base: str
+    """Model that the stage begins with."""
+    adapter: LoraSettings | None = None
+    quantize: Literal["nf4"] | None = None
+    pocket: Mapping[str, Any] | None = None
+    """Sizes of one that the stage makes itself; then there is no base."""
 
 
 def planned_model(
@@ -78,31 +100,52 @@ def planned_model(
     Raises:
         UserError: If the architecture cannot be found.
     """
-    name = str(settings["model_name_or_path"])
+    origin = str(settings["model_name_or_path"])
     adapter = LoraSettings(**settings["adapter"]) if settings.get("adapter") else None
-    quantize, origin = settings.get("quantize"), name
-    while (earlier := _earlier_stage(origin, config)) is not None:
-        arguments = resolve(earlier)["model"]["init_args"]
-        if pocket := arguments.get("pocket"):
-            return PlannedModel(
-                name=name, architecture=pocket_architecture(pocket), adapter=adapter
-            )
-        written = arguments.get("backbone") or arguments.get("policy") or {}
+    quantize, base, pocket = settings.get("quantize"), "", None
+    while pocket is None and (written := _written(origin, config, resolve)) is not None:
+        if written.adapter is None:
+            base = base or origin
         # A stage that trains an adapter writes one, and the next trains the same on.
-        adapter = adapter or (
-            LoraSettings(**written["adapter"]) if written.get("adapter") else None
-        )
+        adapter = adapter or written.adapter
         if "quantize" not in settings:
             # A reward model is loaded as it was trained.
-            quantize = quantize or written.get("quantize")
-        origin = str(written["model_name_or_path"])
+            quantize = quantize or written.quantize
+        origin, pocket = written.base or origin, written.pocket
     return PlannedModel(
         name=origin,
-        architecture=read_model_config(architecture or _shape_of(origin)),
+        base=base or origin,
+        architecture=(
+            read_model_config(architecture or _shape_of(origin))
+            if pocket is None
+            else pocket_architecture(pocket)
+        ),
         adapter=adapter,
         quantize=quantize,
         dtype=settings.get("dtype", "float32"),
         gradient_checkpointing=bool(settings.get("gradient_checkpointing")),
+    )
+
+
+def _written(name: str, config: Path, resolve: Resolve) -> _Written | None:
+    """Say what a stage writes under this name or has written; ``None`` if it is another's model."""
+    earlier = _earlier_stage(name, config)
+    if earlier is None:
+        found = read_adapter(model_folder(name))
+        return None if found is None else _Written(found.base, found.adapter, found.quantize)
+    arguments = resolve(earlier)["model"]["init_args"]
+    if pocket := arguments.get("pocket"):
+        return _Written("", pocket=pocket)
+    begun = arguments.get("backbone") or arguments.get("policy")
+    if not begun:
+        raise UserError(
+            f"{config}: {name} must be what an earlier stage trains, and {earlier.name} names no "
+            "model.init_args.policy, backbone or pocket"
+        )
+    return _Written(
+        base=str(begun["model_name_or_path"]),
+        adapter=LoraSettings(**begun["adapter"]) if begun.get("adapter") else None,
+        quantize=begun.get("quantize"),
     )
 
 
@@ -130,8 +173,11 @@ def pocket_architecture(settings: Mapping[str, Any]) -> Any:
 
 def _shape_of(name: str) -> str:
     """Take a shipped architecture of that name where the model itself is not at hand."""
+    folder = model_folder(name)
+    if folder.exists():
+        return str(folder)
     try:
-        file = config_folder() / "recipes" / "shapes" / f"{Path(name).name}.json"
+        file = config_folder() / "recipes" / "shapes" / f"{folder.name}.json"
     except UserError:
         return name
-    return str(file) if file.is_file() and not Path(name).exists() else name
+    return str(file) if file.is_file() else name

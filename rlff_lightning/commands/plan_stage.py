@@ -2,10 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
+from rlff_lightning.commands.plan_batch import (
+    Assumed,
+    Kind,
+    at_least_one,
+    scoring_batch,
+    training_batch,
+)
+from rlff_lightning.commands.plan_devices import num_processes
 from rlff_lightning.commands.plan_model import (
     PlannedModel,
     Resolve,
@@ -13,10 +20,9 @@ from rlff_lightning.commands.plan_model import (
     pocket_architecture,
 )
 from rlff_lightning.errors import UserError
-from rlff_lightning.models.group_inputs import Sharing
 from rlff_lightning.models.training_memory import MicroBatch, Precision
+from rlff_lightning.rollout.settings import RolloutSettings
 
-Kind = Literal["policy", "reward model", "supervised"]
 _KINDS: dict[str, Kind] = {
     "modules.policy.": "policy",
     "modules.reward_model.": "reward model",
@@ -34,16 +40,6 @@ _VLLM = "rlff_lightning.engines.vllm.VLLMEngine"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Assumed:
-    """Sizes that the data decide, not the config."""
-
-    reply_tokens: int = 256
-    """Longest reply in data, tokens."""
-    candidates: int = 4
-    """Labelled replies to one context."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedStage:
     """A training stage as its config describes it."""
 
@@ -51,6 +47,8 @@ class PlannedStage:
     """What it trains."""
     model: PlannedModel
     """The model that is trained."""
+    backbone: Literal["policy", "backbone"] | None
+    """Key of that model's settings; ``None`` for one that is made from scratch."""
     batch: MicroBatch
     """The largest micro-batch of one process."""
     precision: Precision
@@ -89,7 +87,8 @@ def read_stage(
     """Read what matters for memory from a resolved config.
 
     Raises:
-        UserError: If the stage does not train, or its model's architecture is unknown.
+        UserError: If the stage does not train, its model's architecture is unknown, or a size
+            is none.
     """
     model, trainer = resolved.get("model") or {}, resolved.get("trainer") or {}
     path = str(model.get("class_path", ""))
@@ -100,90 +99,47 @@ def read_stage(
             f"{path or 'no model'}"
         )
     arguments: Mapping[str, Any] = model["init_args"]
-    settings = arguments.get("policy") or arguments.get("backbone")
-    if settings is None:
-        settings = {"model_name_or_path": "pocket", "pocket": arguments["pocket"]}
-    planned = _model(settings, arguments, config, resolve, architecture)
+    keys: tuple[Literal["policy", "backbone"], ...] = ("policy", "backbone")
+    backbone = next((key for key in keys if arguments.get(key)), None)
+    if backbone is not None:
+        planned = planned_model(arguments[backbone], config, resolve, architecture)
+        planned = replace(planned, is_frozen=bool(arguments.get("freeze_backbone")))
+    elif arguments.get("pocket"):
+        shape = pocket_architecture(arguments["pocket"])
+        planned = PlannedModel(name="pocket", base="pocket", architecture=shape)
+    else:
+        raise UserError(f"{config}: model.init_args must have a backbone or a pocket, got neither")
     precision = str(trainer.get("precision") or "32-true")
     if precision not in _PRECISIONS:
         raise UserError(
             f"{config}: trainer.precision must be one of {', '.join(_PRECISIONS)} to be planned, "
             f"got {precision!r}"
         )
-    parts = int(trainer.get("accumulate_grad_batches") or 1)
+    given = trainer.get("accumulate_grad_batches")
+    parts = at_least_one("trainer.accumulate_grad_batches", 1 if given is None else given)
     reward, shares_base, rows = _reward(arguments, config, resolve)
-    batch = _batch(kind, arguments, resolved.get("data") or {}, parts, assumed)
+    rollout = RolloutSettings(**(arguments.get("rollout") or {}))
+    batch = training_batch(kind, planned, resolved, rollout, parts, assumed)
     objective = (arguments.get("objective") or {}).get("init_args") or {}
-    rollout = arguments.get("rollout") or {}
     return PlannedStage(
         kind=kind,
         model=planned,
+        backbone=backbone,
         batch=batch,
         precision=_PRECISIONS[precision],
         num_micro_batches=parts,
-        processes=gpus or _processes(trainer),
+        processes=gpus or num_processes(trainer),
         is_sharded=any(name in str(trainer.get("strategy")) for name in _SHARDED),
-        needs_reference=planned.adapter is None
-        and bool(objective.get("kl_coef") or rollout.get("reward_kl_coef")),
+        needs_reference=kind == "policy"
+        and planned.adapter is None
+        and bool(objective.get("kl_coef") or rollout.reward_kl_coef),
         engine=_engine(arguments),
         reward=reward,
-        scoring=_scoring(batch, rows) if reward else None,
+        scoring=scoring_batch(batch, reward, rows) if reward else None,
         shares_base=shares_base,
-        completions=int(rollout.get("prompts", 0)) * int(rollout.get("group_size", 0)),
+        completions=rollout.prompts * rollout.group_size if kind == "policy" else 0,
         max_length=batch.prompt_tokens + batch.reply_tokens,
     )
-
-
-def _model(
-    settings: Mapping[str, Any],
-    arguments: Mapping[str, Any],
-    config: Path,
-    resolve: Resolve,
-    architecture: str | None,
-) -> PlannedModel:
-    if "pocket" not in settings:
-        return planned_model(settings, config, resolve, architecture)
-    return PlannedModel(name="pocket", architecture=pocket_architecture(arguments["pocket"]))
-
-
-def _batch(
-    kind: Kind,
-    arguments: Mapping[str, Any],
-    data: Mapping[str, Any],
-    parts: int,
-    assumed: Assumed,
-) -> MicroBatch:
-    chat = arguments.get("chat") or {}
-    prompt = int(chat.get("max_prompt_tokens", 1024))
-    rows = int((data.get("init_args") or {}).get("batch_size", 1))
-    if kind == "policy":
-        rollout = arguments["rollout"]
-        groups = ceil(rollout["prompts"] / rollout["updates"] / parts)
-        sharing: Sharing = arguments.get("sharing") or "auto"
-        return MicroBatch(
-            groups=groups,
-            group_size=rollout["group_size"],
-            prompt_tokens=prompt,
-            reply_tokens=rollout["max_tokens"],
-            sharing="shared" if sharing == "auto" else sharing,
-        )
-    if kind == "supervised":
-        return MicroBatch(
-            groups=rows, group_size=1, prompt_tokens=prompt, reply_tokens=assumed.reply_tokens
-        )
-    longest = int((arguments.get("reads") or {}).get("max_tokens", 512))
-    reply = min(assumed.reply_tokens, longest // 2)
-    return MicroBatch(
-        groups=rows,
-        group_size=assumed.candidates,
-        prompt_tokens=longest - reply,
-        reply_tokens=reply,
-        sharing="shared",
-    )
-
-
-def _scoring(batch: MicroBatch, rows: int) -> MicroBatch:
-    return replace(batch, groups=max(rows // batch.group_size, 1), sharing="shared")
 
 
 def _reward(
@@ -201,10 +157,3 @@ def _reward(
 def _engine(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
     engine = arguments.get("engine") or {}
     return engine.get("init_args") if engine.get("class_path") == _VLLM else None
-
-
-def _processes(trainer: Mapping[str, Any]) -> int:
-    devices = trainer.get("devices", 1)
-    number = len(devices) if isinstance(devices, list) else devices
-    per_node = int(number) if str(number).isdigit() else 1
-    return per_node * int(trainer.get("num_nodes") or 1)

@@ -162,6 +162,7 @@ class ServerPoolEngine(Engine):
         name = f"{self._run_name()}-{version}"
         path = str(folder.resolve())
         self._on_each_once(lambda server: server.serve_adapter(name, path))
+        self._on_each_once(lambda server: server.drop_adapters(keep=name))
         session = self._session()
         session.model, self._last_version = name, version
         session.refresh()
@@ -173,8 +174,7 @@ class ServerPoolEngine(Engine):
             return
 
         async def last(server: "PoolServer") -> None:
-            if server.adapter:
-                await server.drop_adapter(server.adapter)
+            await server.drop_adapters()
 
         session.close(last)
         if is_first() and self.weights_folder is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx
@@ -48,8 +49,8 @@ class PoolServer:
         """Requests given to it and not answered."""
         self.max_model_len = 0
         """Most tokens of a prompt and its completion; 0 before the server was seen."""
-        self.adapter = ""
-        """Name of the adapter that was loaded last."""
+        self.adapters: list[str] = []
+        """Names of the adapters that it may know, the one loaded last at the end."""
         self._secret = api_key
         self._health_timeout_s = health_timeout_s
         self._unanswered = 0
@@ -143,12 +144,17 @@ class PoolServer:
                 gone.cancel()
 
     async def serve_adapter(self, name: str, folder: str) -> None:
-        """Load an adapter under a new name, and forget the one before it.
+        """Load an adapter under a new name; nothing changes where it is loaded already.
 
         Raises:
             UserError: If the server refuses it.
             openai.OpenAIError: If it does not answer.
         """
+        if name not in self.adapters:
+            self.adapters.append(name)
+        # An answer that was lost is asked for again, and a name is not taken twice.
+        if name in {card["id"] for card in await self._models()}:
+            return
         body = {"lora_name": name, "lora_path": folder}
         try:
             await self._post(f"{self.url}/load_lora_adapter", body)
@@ -164,20 +170,17 @@ class PoolServer:
             ) from error
         except openai.APIStatusError as error:
             raise UserError(f"{self.url} refuses adapter {folder}: {_line(error)}") from error
-        before, self.adapter = self.adapter, name
-        if before:
-            await self.drop_adapter(before)
 
-    async def drop_adapter(self, name: str) -> None:
-        """Forget an adapter; one that the server does not know is forgotten already.
+    async def drop_adapters(self, keep: str | None = None) -> None:
+        """Forget all adapters but one; those that the server does not know are forgotten already.
 
         Raises:
             openai.OpenAIError: If the server does not answer.
         """
-        try:
-            await self._post(f"{self.url}/unload_lora_adapter", {"lora_name": name})
-        except openai.NotFoundError:
-            return
+        for name in [name for name in self.adapters if name != keep]:
+            with suppress(openai.NotFoundError):
+                await self._post(f"{self.url}/unload_lora_adapter", {"lora_name": name})
+            self.adapters.remove(name)
 
     async def take_weights(self, calls: Sequence[Call]) -> None:
         """Pass through the calls of a weight update.

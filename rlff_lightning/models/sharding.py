@@ -5,7 +5,7 @@ sharded too. Gathering is done by all processes together.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,7 +13,12 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    FullyShardedDataParallel,
+    ShardingStrategy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rlff_lightning.errors import UserError
@@ -216,22 +221,26 @@ def gathered(model: nn.Module, *, only: str = "", keep: bool = True) -> dict[str
 
 
 @torch.no_grad()
-def clip_parts(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clip_parts(model: nn.Module, max_norm: float) -> Tensor:
     """Clip gradients by the norm that all processes' parts have together, as FSDP1 leaves them.
 
     Args:
-        parameters: Each process has other parts of the same weights.
+        model: Holds FSDP1's units, all of one kind; each process has other parts of the same
+            weights, or all of them where nothing is split.
         max_norm: Largest norm of all gradients together.
 
     Returns:
         The norm before, a scalar.
     """
-    weights = list(parameters)
+    weights = list(model.parameters())
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     squared = torch.zeros((), device=weights[0].device)
     for gradient in gradients:
         squared += gradient.float().square().sum()
-    distributed.all_reduce(squared)
+    unit = next(m for m in model.modules() if isinstance(m, FullyShardedDataParallel))
+    if unit.sharding_strategy is not ShardingStrategy.NO_SHARD:
+        # Of a hybrid one, the processes that hold one replica together.
+        distributed.all_reduce(squared, group=unit.process_group)
     norm = squared.sqrt()
     share = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:

@@ -167,6 +167,9 @@ def _follow(
                 )
             timeline.mark("forward")
             loss.backward()  # type: ignore[no-untyped-call]
+            # A backward pass need not come there: below, nothing may be trained.
+            timeline.mark("head")
+            timeline.mark("first layer")
         gradients = [weight.grad for weight in _trained(model) if weight.grad is not None]
         timeline.relabel(gradients, "gradients")
     peaks = [timeline.peak(start, end) for start, end in _WINDOWS]
@@ -209,6 +212,8 @@ def _read(
     model: LanguageModel, given: dict[str, Any], read: Tensor, timeline: MemoryTimeline
 ) -> Tensor:
     hidden: Tensor = model(**given, use_cache=False).last_hidden_state
+    if not hidden.requires_grad:  # a frozen trunk, whose head alone is trained
+        hidden.requires_grad_()
     hidden.register_hook(lambda _: timeline.mark("head"))  # type: ignore[no-untyped-call]
     return hidden.flatten(0, 1)[read].float().sum()
 

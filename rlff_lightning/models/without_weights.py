@@ -92,6 +92,8 @@ def build_without_weights(
     kind: Any = AutoModelForCausalLM if has_head else AutoModel
     with torch.device("meta"):
         base = kind.from_config(config, dtype=_DTYPES[dtype], attn_implementation="sdpa")
+        if getattr(base, "pooler", None) is not None:
+            base.pooler = None
         if quantize:
             _stand_in_four_bits(base, _DTYPES[dtype])
         if gradient_checkpointing:

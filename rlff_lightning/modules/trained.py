@@ -66,7 +66,7 @@ class TrainedModule(LightningModule):
         is_by_norm = gradient_clip_algorithm in (None, "norm")
         # Under FSDP1 Lightning knows no root, and refuses.
         if gradient_clip_val and is_by_norm and isinstance(self.trainer.strategy, FSDPStrategy):
-            clip_parts(self.parameters(), float(gradient_clip_val))
+            clip_parts(self, float(gradient_clip_val))
             return
         self.clip_gradients(
             optimizer,

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from torch import Tensor
+from torch.distributed import DistError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -29,6 +30,8 @@ from rlff_lightning.errors import UserError
 _METADATA = "meta.pt"
 """Lightning's own file in a folder of shards: all but weights and optimizer states."""
 _WEIGHTS = "state_dict"
+_OF_THE_MACHINE = (torch.OutOfMemoryError, DistError)
+"""What says nothing of the file that is read, though it is a ``RuntimeError``."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -85,11 +88,15 @@ def whole_checkpoint(path: Any) -> Iterator[None]:
     """
     try:
         yield
+    except _OF_THE_MACHINE:
+        raise
     except (EOFError, OSError, RuntimeError, UnpicklingError, BadZipFile) as error:
         raise UserError(_damaged(path, error)) from error
     except CheckpointException as fault:
         # Of one rank or more, and no ``Exception``.
         cause, _ = next(iter(fault.failures.values()))
+        if isinstance(cause, _OF_THE_MACHINE):
+            raise cause from fault
         raise UserError(_damaged(path, cause)) from cause
 
 

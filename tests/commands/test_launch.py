@@ -69,11 +69,11 @@ def free_pair_of_ports() -> int:
             return port
 
 
-def launch(folder: Path, interruption: str = "") -> list[tuple[int, str]]:
+def launch(folder: Path, interruption: str = "", silence_s: int = 120) -> list[tuple[int, str]]:
     """Run two nodes of one process each; give exit status and last line of each."""
     port = free_pair_of_ports()
     command = [sys.executable, "-m", "rlff_lightning.cli", "launch", "--nodes", "2"]
-    command += ["--ranks", "1", "--port", str(port), "--silence", "8"]
+    command += ["--ranks", "1", "--port", str(port), "--silence", str(silence_s)]
     stage = ["--", "fit", "--config", "stage.yaml", "--ckpt_path", "last"]
     environment = {**os.environ, "INTERRUPTION": interruption, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
@@ -115,7 +115,7 @@ def test_two_nodes_end_together_with_the_culprit_in_the_last_line_and_go_on(
             f"rlff launch: {culprit} died: killed by SIGKILL",
         )
 
-    (status, line), (lost, _) = launch(tmp_path, "loses the node at 4")
+    (status, line), (lost, _) = launch(tmp_path, "loses the node at 4", silence_s=20)
     assert (status, lost) == (1, -signal.SIGKILL), line
     assert line.startswith("rlff launch: node 1 of 2 died: no sign of life for "), line
 

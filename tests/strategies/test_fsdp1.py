@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,14 +10,20 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins.precision import FSDPPrecision
 from lightning.pytorch.strategies import FSDPStrategy
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch import distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.multiprocessing import spawn
 from transformers import AutoModelForCausalLM
 
 from rlff_lightning.data.replies import ScriptedReplies
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone, LoraSettings
-from rlff_lightning.models.sharding import named_whole_weights, plain_name
+from rlff_lightning.models.sharding import (
+    ShardingByUnit,
+    clip_parts,
+    named_whole_weights,
+    plain_name,
+)
 from rlff_lightning.modules.supervised import SupervisedModule
 from rlff_lightning.strategies.fsdp1 import FSDP1, flat_settings
 from rlff_lightning.types import Message
@@ -101,6 +108,38 @@ def test_a_stage_ends_with_the_weights_of_one_that_is_not_wrapped(
         apart = (wrapped[name] - weight).abs()
         assert apart.mean() < 1e-6, name
         assert apart.max() < 1e-4, name
+
+
+def clip(rank: int, folder: str, kind: str, size: int) -> None:
+    """Clip a gradient of norm 7 to half of it, as one of several processes."""
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    settings: dict[str, Any] = {"sharding_strategy": ShardingStrategy[kind]}
+    if kind == "HYBRID_SHARD":
+        replicas = [distributed.new_group([first, first + 1]) for first in (0, 2)]
+        copies = [distributed.new_group([part, part + 2]) for part in (0, 1)]
+        settings["process_group"] = (replicas[rank // 2], copies[rank % 2])
+    unit = ShardingByUnit(torch.device("cpu"), **settings).layer(nn.Linear(3, 1, bias=False))
+    unit(torch.tensor([[2.0, 3.0, 6.0]])).sum().backward()
+    assert clip_parts(unit, 3.5).item() == pytest.approx(7.0)
+    gradients = [weight.grad for weight in unit.parameters() if weight.grad is not None]
+    parts = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.save(parts, Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "holders"),
+    [("NO_SHARD", 2, [[0], [1]]), ("FULL_SHARD", 2, [[0, 1]]), ("HYBRID_SHARD", 4, [[0, 1]])],
+)
+def test_gradients_are_clipped_by_the_norm_of_one_whole_model(
+    tmp_path: Path, kind: str, size: int, holders: list[list[int]]
+) -> None:
+    spawn(clip, args=(str(tmp_path), kind, size), nprocs=size)
+    for ranks in holders:
+        parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in ranks]
+        torch.testing.assert_close(torch.cat(parts), torch.tensor([1.0, 1.5, 3.0]))
 
 
 def test_records_pass_as_they_are() -> None:

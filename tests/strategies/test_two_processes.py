@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 # One fixture trains everything, and the machine may be busy.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

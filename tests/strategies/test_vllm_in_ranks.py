@@ -14,7 +14,7 @@ from rlff_lightning.engines.vllm import VLLMEngine
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 PROMPTS = [[5, 7, 11, 13, 17, 19], [23, 29, 31]]
 COMPLETIONS = [[37, 41, 43, 47], [53, 59]]
