@@ -47,6 +47,10 @@ class PromptedSupporter(Supporter):
         """Model and prompt, as results may state them."""
         return f"{self.model.name}; {self.prompt.label}"
 
+    @property
+    def is_greedy(self) -> bool:
+        return self.sampling.temperature == 0
+
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
         chats = [
             self._speaker.chat(

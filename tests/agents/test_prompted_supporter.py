@@ -35,3 +35,8 @@ def test_the_name_tells_the_languages_apart(written: Any) -> None:
     english, german = (PromptedSupporter(written(), language=lang) for lang in ("en", "de"))
     assert english.name.startswith("written; supporter.en ")
     assert english.fingerprint != german.fingerprint
+
+
+def test_only_a_supporter_without_warmth_is_greedy(written: Any) -> None:
+    assert PromptedSupporter(written(), temperature=0.0).is_greedy
+    assert not PromptedSupporter(written()).is_greedy
