@@ -78,7 +78,8 @@ class NodeLink:
         """Meet the other nodes, and watch them from a thread."""
         if self.nodes > 1:
             self._thread.start()
-            Thread(target=self._watch_head, name="rlff-node-0", daemon=True).start()
+            if self.node > 0:
+                Thread(target=self._watch_head, name="rlff-node-0", daemon=True).start()
 
     def quiet(self) -> None:
         """Stop watching: this node's ranks have ended."""
@@ -158,7 +159,9 @@ class NodeLink:
     def _watch_head(self) -> None:
         """Blame node 0 once its store keeps this node waiting: nothing but TCP would end that."""
         while not self._done.wait(_BEAT_S):
-            if self._round and time.monotonic() - self._round > self.silence_s:
+            # A thread that has ended was answered, if only by a refusal that it has told.
+            is_waiting = self._round and self._thread.is_alive()
+            if is_waiting and time.monotonic() - self._round > self.silence_s:
                 self._blame(0, self._silence(0, self.silence_s))
                 return
 

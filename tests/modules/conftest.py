@@ -1,3 +1,6 @@
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,3 +40,25 @@ def tiny_policy(pocket_folder: Path, reward_folder: Path) -> Callable[..., Polic
         return PolicyModule(**given, rollout=RolloutSettings(**{**sizes, **(rollout or {})}))
 
     return make
+
+
+@pytest.fixture
+def fresh_pytest() -> Callable[[str], int]:
+    """Run a file of tests beside this one in a process of its own, and count those that passed.
+
+    For tests that fork: in this process engines and OpenMP have started threads, and a fork of
+    those hangs. Give the caller ``pytest.mark.timeout(900)``.
+    """
+
+    def run(name: str) -> int:
+        tests = Path(__file__).with_name(name)
+        command = [sys.executable, "-m", "pytest", "--timeout=800", "-p", "no:cacheprovider"]
+        # Quiet twice, as the project's options and this one make it, would leave the count out.
+        ended = subprocess.run(
+            [*command, "-v", str(tests)], capture_output=True, text=True, timeout=840, check=False
+        )
+        assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
+        passed = re.search(r"(\d+) passed", ended.stdout)
+        return int(passed[1]) if passed else 0
+
+    return run

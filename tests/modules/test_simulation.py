@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,10 +112,6 @@ def test_sizes_below_one_are_refused(name: str) -> None:
         SimulationModule(*CAST, **{name: 0})  # type: ignore[arg-type]
 
 
-def test_two_processes_keep_their_promises() -> None:
-    # They fork. In this process OpenMP may have started threads, and a fork of those hangs.
-    tests = Path(__file__).with_name("simulation_in_a_fresh_process.py")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tests)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    assert "2 passed" in run.stdout
+@pytest.mark.timeout(900)
+def test_two_processes_keep_their_promises(fresh_pytest: Callable[[str], int]) -> None:
+    assert fresh_pytest("simulation_in_a_fresh_process.py") == 2
