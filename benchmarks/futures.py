@@ -37,6 +37,7 @@ from rlff_lightning.engines.vllm import VLLMEngine
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.futures import FutureSettings
 from rlff_lightning.simulation.tally import Tally
+from rlff_lightning.simulation.together import Together
 from rlff_lightning.types import Conversation
 
 
@@ -91,7 +92,7 @@ def bare(engine: RecordingEngine, calls: Sequence[Sampled], *, with_seeds: bool)
         for call in calls
     ]
     prompts = [TokensPrompt(prompt_token_ids=list(call.prompt)) for call in calls]
-    with engine._compilation():
+    with engine._queue._compilation(llm):
         llm.generate(prompts, params, use_tqdm=False)
 
 
@@ -194,9 +195,10 @@ def measure(
     opened = cast.seeker.open(range(options.conversations))
     turns = [0, 0]
     few = max(options.conversations // 16, 1)
+    plays = Together(cast, lambda place, cast: play([opened[place]], cast, max_turns=4)[0])
 
     def together() -> None:
-        turns[0] = sum(len(e.verdicts) for e in play(opened, cast, max_turns=4))
+        turns[0] = sum(len(e.verdicts) for e in plays.finish(0, [range(len(opened))], 1))
 
     def one_by_one() -> None:
         episodes = [play([state], cast, max_turns=4)[0] for state in opened[:few]]

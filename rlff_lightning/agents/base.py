@@ -21,6 +21,15 @@ class Supporter(ABC):
         """Whether it gives a conversation the same reply each time, whatever its seed."""
         return False
 
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether several threads may be within its calls, though one runs at a time.
+
+        True of an agent that waits for nothing, or by ``engines.waiting.wait_for`` alone. Others
+        are asked by one thread, for all that wait for them.
+        """
+        return False
+
     @abstractmethod
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
         """Write the next supporter message of each conversation, which ends with a seeker's."""
@@ -37,6 +46,11 @@ class Seeker(ABC):
     """What was used up so far; an agent that calls a model adds to it."""
     fingerprint: str = ""
     """What decides its words beyond its settings, e.g. the hash of its prompts."""
+
+    @property
+    def is_concurrent(self) -> bool:
+        """As of a supporter."""
+        return False
 
     @abstractmethod
     def open(self, seeds: Sequence[int]) -> list[Conversation]:
@@ -58,6 +72,11 @@ class Critic(ABC):
     """What was used up so far; an agent that calls a model adds to it."""
     fingerprint: str = ""
     """What decides its words beyond its settings, e.g. the hash of its prompts."""
+
+    @property
+    def is_concurrent(self) -> bool:
+        """As of a supporter."""
+        return False
 
     @abstractmethod
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:

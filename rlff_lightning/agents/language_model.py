@@ -47,6 +47,10 @@ class LanguageModelSupporter(Supporter):
     def is_greedy(self) -> bool:
         return self.sampling.temperature == 0
 
+    @property
+    def is_concurrent(self) -> bool:
+        return self.engine.is_concurrent
+
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
         if self._chat is None:
             self._chat = ChatFormat(

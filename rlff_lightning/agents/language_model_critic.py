@@ -67,6 +67,10 @@ class LanguageModelCritic(Critic):
     def name(self) -> str:
         return f"{self.model.name}; {self.rule.label}; {self.reading}; {self.prompt.label}"
 
+    @property
+    def is_concurrent(self) -> bool:
+        return self.model.is_concurrent
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         chats = [self._chat(conversation) for conversation in conversations]
         if self.reading == "logps":

@@ -104,6 +104,10 @@ class LanguageModelSeeker(Seeker):
         temper = ", ".join(f"{trait} {level}" for trait, level in asdict(self.knobs).items())
         return f"{self.model.name}; {self.prompt.label}; {temper}"
 
+    @property
+    def is_concurrent(self) -> bool:
+        return self.model.is_concurrent
+
     def open(self, seeds: Sequence[int]) -> list[Conversation]:
         if not self.people:
             raise UserError(

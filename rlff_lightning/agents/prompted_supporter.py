@@ -51,6 +51,10 @@ class PromptedSupporter(Supporter):
     def is_greedy(self) -> bool:
         return self.sampling.temperature == 0
 
+    @property
+    def is_concurrent(self) -> bool:
+        return self.model.is_concurrent
+
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
         chats = [
             self._speaker.chat(

@@ -39,6 +39,9 @@ class Engine(ABC):
 
     model_name_or_path: str
     """Model whose weights the engine starts with, and whose tokenizer it speaks."""
+    is_concurrent: bool = False
+    """Several threads may be within its calls, though one runs at a time: it waits by
+    ``engines.waiting.wait_for``."""
     enable_sleep: bool = False
     """``sleep`` does something: the engine lends its memory while nobody asks it."""
 

@@ -106,6 +106,11 @@ class ChatModel(ABC):
     def name(self) -> str:
         """The model's name, as results state it."""
 
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether several threads may be within its calls, though one runs at a time."""
+        return False
+
     @abstractmethod
     def answer(self, chats: Sequence[Chat], sampling: ChatSampling) -> list[Answer]:
         """Answer every chat, all in one batched call.

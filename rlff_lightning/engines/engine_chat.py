@@ -43,6 +43,10 @@ class EngineChatModel(ChatModel):
     def name(self) -> str:
         return self.engine.model_name_or_path
 
+    @property
+    def is_concurrent(self) -> bool:
+        return self.engine.is_concurrent
+
     def answer(self, chats: Sequence[Chat], sampling: ChatSampling) -> list[Answer]:
         if sampling.choices:
             return self._choose(chats, sampling)

@@ -3,11 +3,9 @@
 import gc
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
 from rlff_lightning.engines.adapter_folder import base_and_adapter, check_adapter_folder
@@ -16,6 +14,7 @@ from rlff_lightning.engines.host_state import host_kept, rng_kept
 from rlff_lightning.engines.limits import check_model_folder, check_requests, check_sampling
 from rlff_lightning.engines.next_tokens import Prefix, next_tokens, read_next_tokens
 from rlff_lightning.engines.vllm_process import engine_closed, engine_opened, prepare_process
+from rlff_lightning.engines.vllm_queue import RequestQueue
 from rlff_lightning.engines.vllm_weights import load_whole
 from rlff_lightning.errors import UserError
 
@@ -112,6 +111,9 @@ class VLLMEngine(Engine):
         self._adapter: LoRARequest | None = None
         self._last_version = -1
         self._is_closed = False
+        self._queue = RequestQueue(self._running, keep_prefixes=keep_prefixes)
+
+    is_concurrent = True
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -125,8 +127,7 @@ class VLLMEngine(Engine):
             "logprobs": 0 if sampling.with_logps else None,
         }
         outputs = self._run(prompts, [{**drawn, "seed": seed} for seed in seeds])
-        tokenizer = self._running().get_tokenizer()
-        return [_completion(output, tokenizer) for output in outputs]
+        return [_completion(output, self._running().get_tokenizer()) for output in outputs]
 
     def logps(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
@@ -208,26 +209,7 @@ class VLLMEngine(Engine):
     def _run(
         self, prompts: Sequence[Sequence[int]], settings: Sequence[dict[str, Any]]
     ) -> "list[RequestOutput]":
-        if not prompts:
-            return []
-        llm = self._running()
-        from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
-
-        if not self.keep_prefixes:
-            llm.reset_prefix_cache()
-        inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        params = [
-            SamplingParams(detokenize=False, flat_logprobs=True, skip_clone=True, **setting)
-            for setting in settings
-        ]
-        with rng_kept(), self._compilation():
-            return llm.generate(inputs, params, use_tqdm=False, lora_request=self._adapter)
-
-    def _compilation(self) -> AbstractContextManager[object]:
-        """Keep vLLM, where it runs eagerly, from compiling its sampler: it takes 10 s and g++."""
-        is_eager = self._running().llm_engine.model_config.enforce_eager
-        return torch.compiler.set_stance("force_eager") if is_eager else nullcontext()
+        return self._queue.run(prompts, settings, lambda: self._adapter)
 
     def _running(self) -> "LLM":
         if self._is_closed:

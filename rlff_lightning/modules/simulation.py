@@ -33,10 +33,10 @@ class SimulationModule(LightningModule):
         candidates: How many replies are tried per context, and whose.
         futures: The reward.
         num_contexts: Contexts to label.
-        batch_size: Contexts that are played together and stored together, per process.
-        batches_at_once: Batches that are played at once, per process, out of step with each other:
-            one's few conversations then share a call with another's many. A kill loses what is
-            unfinished of all of them.
+        batch_size: Contexts that are stored together, per process.
+        batches_at_once: Batches whose contexts are played at once, per process, each context at
+            its own pace. More fill the engine's batches; a kill loses what is unfinished of all of
+            them.
         seed: Root of every draw; the same seed gives the same table. ``None`` takes the run's
             ``seed_everything``.
         retry_quarantined: Take up contexts again that an earlier run gave up.
@@ -127,12 +127,13 @@ class SimulationModule(LightningModule):
         self._count(found)
         return dict(zip(batch, found, strict=True))
 
-    def _play(self, batch: Sequence[int], cast: Cast) -> list[Simulated]:
+    def _play(self, number: int, cast: Cast) -> Simulated:
         seed = derive_seed(self.seed, "simulation")
-        contexts = self.contexts.contexts(batch, cast, seed=seed)
-        human = self.contexts.replies(batch, seed=seed) if self.contexts.has_replies else None
+        contexts = self.contexts.contexts([number], cast, seed=seed)
+        human = self.contexts.replies([number], seed=seed) if self.contexts.has_replies else None
         simulator = FutureSimulator(cast, self.futures)
-        return simulate(contexts, cast.supporter, self.candidates, simulator, human)
+        [found] = simulate(contexts, cast.supporter, self.candidates, simulator, human)
+        return found
 
     def _end_if_told(self) -> None:
         # Lightning catches SIGTERM, and its prediction loop never looks whether there was one.

@@ -90,6 +90,10 @@ class CountedSeeker(Seeker):
         self.before_turn = before_turn
         self.on_turn: Callable[[], None] | None = None
 
+    @property
+    def is_concurrent(self) -> bool:
+        return self.seeker.is_concurrent
+
     def open(self, seeds: Sequence[int]) -> list[Conversation]:
         return self.seeker.open(seeds)
 

@@ -1,7 +1,8 @@
-"""Play several batches at once, out of step: what they ask of one agent becomes one call.
+"""Play many contexts at once, each at its own pace.
 
-A batch alone calls its agents with few conversations while its contexts are played, and with many
-while its futures are. Batches in different phases fill each other's calls.
+In step, each call would last as long as its longest answer, and an empty answer would be asked for
+again in a call of its own. So every context is played by ordinary code of its own, and the model's
+batches are filled by whoever has something to ask.
 """
 
 import threading
@@ -11,53 +12,55 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
+from rlff_lightning.engines.waiting import Work, waits_by
 from rlff_lightning.types import Conversation, Message, Verdict
 
 Found = TypeVar("Found")
 
 
 class Together(Generic[Found]):
-    """Runs plays, each as ordinary code in a thread of its own, of which one runs at a time.
+    """Runs plays, each in a thread of its own, of which one runs at a time.
 
-    So neither plays nor agents need a lock. A play stops where it asks an agent of ``cast``; once
-    all have stopped, the agent is asked for all of them, by the thread that calls ``finish``. It is
-    the supporter's turn when no play waits for anyone else: plays fall into step.
+    So neither plays nor agents need a lock. A play stops where it waits for an engine that knows
+    several callers, or where it asks an agent that does not; once all have stopped, the engine
+    works on, or if nobody waits for one, the agent is asked for all of them. Both is done by the
+    thread that calls ``finish``.
 
     Args:
         cast: Who is asked.
-        act: A play: gives what is found for a batch of context numbers; asks agents of the cast
+        act: A play: gives what is found for the context with a number; asks agents of the cast
             that it is given.
     """
 
-    def __init__(self, cast: Cast, act: Callable[[Sequence[int], Cast], Found]) -> None:
+    def __init__(self, cast: Cast, act: Callable[[int, Cast], Found]) -> None:
         self._act = act
         self._plays: dict[int, _Play[Found]] = {}
         self._running: _Play[Found] | None = None
+        supporter, seeker, critic = cast
         self._cast = Cast(
-            _AskedSupporter(cast.supporter, self._ask),
-            _AskedSeeker(cast.seeker, self._ask),
-            _AskedCritic(cast.critic, self._ask),
+            supporter if supporter.is_concurrent else _AskedSupporter(supporter, self._ask),
+            seeker if seeker.is_concurrent else _AskedSeeker(seeker, self._ask),
+            critic if critic.is_concurrent else _AskedCritic(critic, self._ask),
         )
 
-    def finish(self, number: int, batches: Sequence[Sequence[int]], at_once: int) -> Found:
-        """Play a batch to its end, and others along.
+    def finish(self, number: int, batches: Sequence[Sequence[int]], at_once: int) -> list[Found]:
+        """Play the contexts of a batch to their end, and others along.
 
         Args:
             number: The batch.
             batches: All batches by number; those before it are done.
-            at_once: How many are played at once.
+            at_once: Contexts of how many are played at once.
 
         Returns:
-            What the play of this batch found.
+            What was found for each context of this batch, in order.
         """
         try:
-            while True:
-                self._begin(number, batches, at_once)
-                for play in self._plays.values():
-                    self._resume(play)
-                if self._plays[number].is_over:
-                    return self._plays.pop(number).found[0]
-                self._answer()
+            for context in (c for batch in batches[number : number + at_once] for c in batch):
+                if context not in self._plays:
+                    self._begin(context)
+            while not all(self._plays[context].is_over for context in batches[number]):
+                self._go_on()
+            return [self._plays.pop(context).found[0] for context in batches[number]]
         except BaseException:
             self.cancel()
             raise
@@ -65,28 +68,25 @@ class Together(Generic[Found]):
     def cancel(self) -> None:
         """End all plays where they are."""
         plays, self._plays = self._plays, {}
-        for play in plays.values():
+        # An interrupt leaves the one that runs running: first it, so that never two do.
+        for play in sorted(plays.values(), key=lambda play: play is not self._running):
             play.cancel()
 
-    def _begin(self, number: int, batches: Sequence[Sequence[int]], at_once: int) -> None:
-        """Begin the next plays, but not two at the same turn: out of step they share calls best."""
-        live = [play for play in self._plays.values() if not play.is_over]
-        last = min(number + at_once, len(batches))
-        waiting = [other for other in range(number, last) if other not in self._plays]
-        turns_between = max(self._num_turns // at_once, 1)
-        if waiting and all(play.num_turns >= turns_between for play in live):
-            batch = batches[waiting[0]]
-            self._plays[waiting[0]] = _Play(lambda: self._act(batch, self._cast))
+    def _begin(self, context: int) -> None:
+        self._plays[context] = _Play(lambda: self._act(context, self._cast))
 
-    def _resume(self, play: "_Play[Found]") -> None:
-        if not play.is_over and not play.asked:
+    def _go_on(self) -> None:
+        ready = [play for play in self._plays.values() if play.is_ready]
+        for play in ready:
             self._running = play
             play.resume()
-            if play.is_over:
-                self._num_turns = play.num_turns
-
-    _num_turns = 8
-    """Supporter turns of the play that ended last."""
+        if ready:
+            return
+        work = next((play.work for play in self._plays.values() if play.work), None)
+        if work is not None:
+            work.advance()
+        else:
+            self._answer()
 
     def _ask(self, place: int, act: Callable[..., list[Any]], items: Sequence[Any]) -> list[Any]:
         assert self._running is not None
@@ -106,12 +106,12 @@ class Together(Generic[Found]):
 
 
 class _Play(Generic[Found]):
-    """A thread that runs only between ``resume`` and its next question."""
+    """A thread that runs only between ``resume`` and where it waits next."""
 
     def __init__(self, act: Callable[[], Found]) -> None:
         self.asked: list[tuple[int, Callable[..., list[Any]], Sequence[Any]]] = []
         self.found: list[Found] = []
-        self.num_turns = 0
+        self.work: Work | None = None
         self._act = act
         self._answers: list[Any] = []
         self._error: BaseException | None = None
@@ -121,15 +121,21 @@ class _Play(Generic[Found]):
         self._num_threads = torch.get_num_threads()
         is_on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._gpu = torch.cuda.current_device() if is_on_gpu else None
-        threading.Thread(target=self._run, name="rlff-play", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="rlff-play", daemon=True)
+        self._thread.start()
 
     @property
     def is_over(self) -> bool:
         """The play has come to its end."""
         return bool(self.found)
 
+    @property
+    def is_ready(self) -> bool:
+        """The play can go on."""
+        return not (self.is_over or self.asked or (self.work and not self.work.is_done))
+
     def resume(self) -> None:
-        """Let the play run up to its next question, or to its end."""
+        """Let the play run up to where it waits next, or to its end."""
         self._may_run.release()
         self._has_stopped.acquire()
         if self._error is not None:
@@ -137,24 +143,32 @@ class _Play(Generic[Found]):
 
     def ask(self, place: int, act: Callable[..., list[Any]], items: Sequence[Any]) -> list[Any]:
         """Stop until there are answers; called within the play."""
-        if self._is_cancelled:
-            raise _CancelledError
         self.asked = [(place, act, items)]
-        self.num_turns += place == _SUPPORTER
-        self._has_stopped.release()
-        self._may_run.acquire()
+        self._stop()
+        return self._answers
+
+    def wait(self, work: Work) -> None:
+        """Stop until the work is done; called within the play."""
+        self.work = work
+        self._stop()
+        self.work = None
+
+    def _stop(self) -> None:
+        if not self._is_cancelled:
+            self._has_stopped.release()
+            self._may_run.acquire()
         if self._is_cancelled:
             raise _CancelledError
-        return self._answers
 
     def answer(self, answers: list[Any]) -> None:
         """Give what the play has asked for; it goes on when it is resumed."""
         self._answers, self.asked = answers, []
 
     def cancel(self) -> None:
-        """End the play at its next question."""
+        """End the play where it waits."""
         self._is_cancelled = True
         self._may_run.release()
+        self._thread.join()
 
     def _run(self) -> None:
         self._may_run.acquire()
@@ -163,7 +177,8 @@ class _Play(Generic[Found]):
             torch.cuda.set_device(self._gpu)
         try:
             if not self._is_cancelled:
-                self.found.append(self._act())
+                with waits_by(self.wait):
+                    self.found.append(self._act())
         except _CancelledError:
             pass
         except BaseException as error:  # noqa: BLE001  # raised again by `resume`

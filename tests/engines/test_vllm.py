@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from rlff_lightning.engines.base import Sampling
 from rlff_lightning.engines.vllm import VLLMEngine
+from rlff_lightning.engines.waiting import waits_by
 from rlff_lightning.errors import UserError
 
 SEEDS = list(range(100, 112))
@@ -87,6 +88,41 @@ def test_a_draw_depends_on_its_seed_and_not_on_its_place(engine, prompts):
     same_seed = engine.generate(prompts[:2], sampling, [5, 5])
     assert same_seed[0] == same_seed[1]
     assert forward[0].token_ids != forward[1].token_ids
+
+
+def test_callers_at_once_get_what_each_would_get_alone(engine, prompts):
+    long, short = Sampling(max_tokens=12), Sampling(max_tokens=3)
+    alone = engine.generate(prompts, long, SEEDS), engine.generate(prompts[2:5], short, SEEDS[2:5])
+    inner = []
+
+    def ask_meanwhile(work):
+        with waits_by(_drive):
+            inner.append(engine.generate(prompts[2:5], short, SEEDS[2:5]))
+        assert not work.is_done
+        _drive(work)
+
+    with waits_by(ask_meanwhile):
+        outer = engine.generate(prompts, long, SEEDS)
+    assert (outer, *inner) == alone
+
+
+def _drive(work):
+    while not work.is_done:
+        work.advance()
+
+
+def test_a_caller_who_gives_up_takes_its_requests_along(engine, prompts):
+    sampling = Sampling(max_tokens=12)
+    expected = engine.generate(prompts, sampling, SEEDS)
+
+    def give_up(work):
+        engine._queue.advance()
+        raise KeyboardInterrupt
+
+    with waits_by(give_up), pytest.raises(KeyboardInterrupt):
+        engine.generate(prompts, Sampling(max_tokens=5), SEEDS)
+    assert not engine._running().llm_engine.has_unfinished_requests()
+    assert engine.generate(prompts, sampling, SEEDS) == expected
 
 
 def test_the_same_call_gives_the_same_bits_whatever_ran_before(engine, model, prompts):

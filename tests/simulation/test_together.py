@@ -9,12 +9,15 @@ from callbacks.futures_writer import FuturesWriter
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.data.store import read_parts
+from rlff_lightning.engines.waiting import wait_for
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.types import Conversation, LabelledReply, Message
 
 
 class Watched(MixedSupporter):
     """Notes how many conversations each call has, and who calls."""
+
+    is_concurrent = False
 
     def __init__(self, fails_at_call: int | None = None) -> None:
         super().__init__()
@@ -81,7 +84,7 @@ def test_a_fault_within_one_batch_ends_all_and_leaves_nothing_behind(
     assert all_plays_ended()
 
 
-class Broken(MixedSupporter):
+class Broken(Watched):
     """Gives one message too few, so that the play itself fails."""
 
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
@@ -94,3 +97,81 @@ def test_a_mistake_within_a_play_is_raised_where_the_trainer_runs(
     with pytest.raises(ValueError, match="zip"):
         collect(tmp_path, quiet_trainer, Broken(), batch_size=5)
     assert all_plays_ended()
+
+
+class Slow:
+    """An engine that is as long about an answer as it is told to be; others are answered along."""
+
+    def __init__(self) -> None:
+        self._waiting: list[list[int]] = []
+        self._steps: list[int] = []
+
+    def answer(self, parts: int) -> None:
+        """Wait for so many steps."""
+        engine, left = self, [parts]
+
+        class Request:
+            @property
+            def is_done(self) -> bool:
+                return left[0] <= 0
+
+            def advance(self) -> None:
+                engine.step()
+
+        self._waiting.append(left)
+        try:
+            wait_for(Request())
+        finally:
+            self._waiting = [other for other in self._waiting if other is not left]
+
+    def step(self) -> None:
+        """Bring everybody's answer a step nearer."""
+        assert threading.current_thread() is threading.main_thread()
+        self._steps.append(len(self._waiting))
+        if len(self._steps) == 400:
+            raise RuntimeError("the engine broke")
+        for left in self._waiting:
+            left[0] -= 1
+
+    @property
+    def steps(self) -> list[int]:
+        """How many were waited for in each step."""
+        return self._steps
+
+
+class Waiting(MixedSupporter):
+    """Answers some conversations late."""
+
+    def __init__(self, engine: Slow, latest: int) -> None:
+        super().__init__()
+        self._engine, self._latest = engine, latest
+
+    def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
+        self._engine.answer(1 + conversations[0].seed % self._latest)
+        return super().reply(conversations)
+
+
+def test_who_has_an_answer_goes_on_while_others_wait(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    alone, together = Slow(), Slow()
+    settings = {"batch_size": 1, "batches_at_once": 1}
+    one = collect(tmp_path / "one", quiet_trainer, Waiting(alone, 3), **settings)
+    settings = {"batch_size": 5, "batches_at_once": 3}
+    many = collect(tmp_path / "many", quiet_trainer, Waiting(together, 3), **settings)
+    assert many == one
+    assert set(alone.steps) == {1}
+    assert max(together.steps) == 15
+    # In step, every call of 15 would last its latest answer's three steps.
+    assert len(together.steps) < 0.2 * len(alone.steps)
+    assert sum(together.steps) >= len(alone.steps)
+
+
+def test_an_engine_that_breaks_ends_all_and_nobody_waits_for_it_any_more(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    engine = Slow()
+    with pytest.raises(RuntimeError, match="the engine broke"):
+        collect(tmp_path, quiet_trainer, Waiting(engine, 100), batch_size=5, batches_at_once=3)
+    assert all_plays_ended()
+    assert engine._waiting == []

@@ -58,6 +58,8 @@ class ScriptedSeeker(Seeker):
     def __init__(self, temperament: Temperament | None = None) -> None:
         self.temperament = temperament or Temperament()
 
+    is_concurrent = True
+
     def open(self, seeds: Sequence[int]) -> list[Conversation]:
         return [self._open(seed) for seed in seeds]
 
@@ -100,6 +102,8 @@ class ScriptedSeeker(Seeker):
 
 class ScriptedCritic(Critic):
     """Reads the scripted seeker's hidden change; solved is success, as under PPDPP's values."""
+
+    is_concurrent = True
 
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         return [self._judge(conversation) for conversation in conversations]

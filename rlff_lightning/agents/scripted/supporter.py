@@ -21,6 +21,8 @@ class ScriptedSupporter(Supporter):
     topic_accuracy = 1.0
     """Probability that a reply that names a problem names the right one."""
 
+    is_concurrent = True
+
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
         return [self._reply(conversation) for conversation in conversations]
 

@@ -25,6 +25,8 @@ class WordingCritic(Critic):
     def __init__(self, goal: Literal["solved", "relief"] = "solved") -> None:
         self.goal = goal
 
+    is_concurrent = True
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         return [self._judge(conversation) for conversation in conversations]
 
