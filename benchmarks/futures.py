@@ -194,14 +194,14 @@ def measure(
         )
     opened = cast.seeker.open(range(options.conversations))
     turns = [0, 0]
-    few = max(options.conversations // 16, 1)
+    few = opened[::16]
     plays = Together(cast, lambda place, cast: play([opened[place]], cast, max_turns=4)[0])
 
     def together() -> None:
         turns[0] = sum(len(e.verdicts) for e in plays.finish(0, [range(len(opened))], 1))
 
     def one_by_one() -> None:
-        episodes = [play([state], cast, max_turns=4)[0] for state in opened[:few]]
+        episodes = [play([state], cast, max_turns=4)[0] for state in few]
         turns[1] = sum(len(episode.verdicts) for episode in episodes)
 
     many, single = timed(together), timed(one_by_one)

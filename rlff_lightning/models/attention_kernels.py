@@ -1,13 +1,15 @@
 """Attention that also tells its log-sum-exp, so that its result can be merged with another's.
 
 Queries and keys lie in stretches, all in one row, and each stretch of queries sees one stretch of
-keys. A CUDA kernel takes all stretches in one call, whatever their lengths; elsewhere each is a
-call of its own, to the CPU's flash kernel or to plain matrix products. No mask exists at length.
+keys. A CUDA kernel takes all stretches in one call, whatever their lengths; elsewhere neighbours
+of one length are a call, to the CPU's flash kernel or to plain matrix products. No mask exists at
+length.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +20,17 @@ CPU_CAUSAL_QUERIES = 128
 
 Call = tuple[slice, slice, bool]
 """Queries, their keys, and whether query i sees keys up to i alone."""
+
+
+class Run(NamedTuple):
+    """Neighbouring stretches of one length."""
+
+    queries: slice
+    """All their queries."""
+    keys: slice
+    """All their keys."""
+    lengths: tuple[int, int]
+    """Queries and keys of each stretch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +66,17 @@ class Stretches:
             key_offsets=torch.tensor(key_ends, dtype=torch.int32, device=device),
         )
 
-    def pairs(self) -> list[tuple[slice, slice]]:
-        """List each stretch of queries with its keys, without those of no query."""
-        spans = zip(pairwise(self.query_ends), pairwise(self.key_ends), strict=True)
-        return [
-            (slice(*queries), slice(*keys)) for queries, keys in spans if queries[0] < queries[1]
-        ]
+    def runs(self) -> list["Run"]:
+        """List the stretches, neighbours of one length together, without those of no query."""
+        runs: list[Run] = []
+        for queries, keys in zip(pairwise(self.query_ends), pairwise(self.key_ends), strict=True):
+            lengths = queries[1] - queries[0], keys[1] - keys[0]
+            if runs and runs[-1].lengths == lengths and runs[-1].keys.stop == keys[0]:
+                first = runs.pop()
+                queries, keys = (first.queries.start, queries[1]), (first.keys.start, keys[1])
+            if lengths[0]:
+                runs.append(Run(slice(*queries), slice(*keys), lengths))
+        return runs
 
     @property
     def longest(self) -> tuple[int, int]:
@@ -93,14 +111,16 @@ def attend_stretches(
         return _heads_first(out), lse[None]
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32))
-    for own, seen in stretches.pairs():
-        out[:, :, own], lse[:, :, own] = attend(
-            query[:, :, own],
-            key[:, :, seen],
-            value[:, :, seen],
+    for queries, keys, (length, num_keys) in stretches.runs():
+        outs, lses = attend(
+            _one_by_one(query[:, :, queries], length),
+            _one_by_one(key[:, :, keys], num_keys),
+            _one_by_one(value[:, :, keys], num_keys),
             is_causal=stretches.is_causal,
             scale=scale,
         )
+        _one_by_one(out[:, :, queries], length).copy_(outs)
+        _one_by_one(lse[:, :, queries], length).copy_(lses)
     return out, lse
 
 
@@ -130,16 +150,22 @@ def attend_stretches_backward(
         )
         return _heads_first(found[0]), _heads_first(found[1]), _heads_first(found[2])
     grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-    for own, seen in stretches.pairs():
-        for some, keys, is_causal in _backward_calls(own, seen, is_causal=stretches.is_causal):
-            parts = attend_backward(
-                *(grad[:, :, some], query[:, :, some], key[:, :, keys], value[:, :, keys]),
-                *(out[:, :, some], lse[:, :, some]),
-                is_causal=is_causal,
-                scale=scale,
+    for queries, keys, (length, num_keys) in stretches.runs():
+        by_query, by_key = (
+            [_one_by_one(x[:, :, where], each) for x in sides]
+            for sides, where, each in (
+                ((grad, query, out, lse, grads[0]), queries, length),
+                ((key, value, *grads[1:]), keys, num_keys),
             )
-            for whole, part, where in zip(grads, parts, (some, keys, keys), strict=True):
-                whole[:, :, where] += part
+        )
+        for some, seen, is_causal in _backward_calls(length, num_keys, stretches.is_causal):
+            own_grad, own, own_out, own_lse, query_grad = (x[:, :, some] for x in by_query)
+            known, told, *key_grads = (x[:, :, seen] for x in by_key)
+            parts = attend_backward(
+                *(own_grad, own, known, told, own_out, own_lse), is_causal=is_causal, scale=scale
+            )
+            for whole, part in zip((query_grad, *key_grads), parts, strict=True):
+                whole += part
     return grads
 
 
@@ -219,17 +245,21 @@ def attend_backward(
     )
 
 
-def _backward_calls(own: slice, seen: slice, *, is_causal: bool) -> Iterator[Call]:
+def _backward_calls(num_queries: int, num_keys: int, is_causal: bool) -> Iterator[Call]:
     """Split a stretch of queries: each part sees the keys before it in full, then itself."""
     if not is_causal:
-        yield own, seen, False
+        yield slice(num_queries), slice(num_keys), False
         return
-    for start in range(own.start, own.stop, CPU_CAUSAL_QUERIES):
-        some = slice(start, min(start + CPU_CAUSAL_QUERIES, own.stop))
-        first, last = (seen.start + place - own.start for place in (some.start, some.stop))
-        if first > seen.start:
-            yield some, slice(seen.start, first), False
-        yield some, slice(first, last), True
+    for start in range(0, num_queries, CPU_CAUSAL_QUERIES):
+        some = slice(start, min(start + CPU_CAUSAL_QUERIES, num_queries))
+        if start:
+            yield some, slice(start), False
+        yield some, some, True
+
+
+def _one_by_one(row: Tensor, length: int) -> Tensor:
+    """See ``(1, heads, C * length, ...)`` as stretches ``(C, heads, length, ...)``."""
+    return torch.unflatten(row, 2, (-1, length))[0].transpose(0, 1)
 
 
 def has_kernel(device: str, dtype: torch.dtype, width: int) -> bool:

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -91,6 +92,41 @@ def test_long_stretches_have_the_gradients_of_softmax_attention(is_causal: bool)
         found = attend_stretches_backward(grad, *inputs, out, lse, stretches, scale=0.5)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_neighbours_of_one_length_are_a_call_and_each_still_sees_its_own_keys_alone(
+    form: str, monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(0)
+    query, key, value, grad = (torch.randn(1, 2, 24, 8, dtype=torch.float64) for _ in range(4))
+    ends = (0, 4, 8, 12, 12, 17, 22, 24)
+    calls = []
+    plain = attention_kernels.attend
+
+    def noted(query, *rest, **settings):
+        calls.append(tuple(query.shape[::2]))
+        return plain(query, *rest, **settings)
+
+    monkeypatch.setattr(attention_kernels, "attend", noted)
+    stretches = Stretches.between(ends, ends, is_causal=True, device=grad.device)
+    out, lse = attend_stretches(query, key, value, stretches, scale=0.5)
+    found = attend_stretches_backward(grad, query, key, value, out, lse, stretches, scale=0.5)
+    assert calls == [(3, 4), (2, 5), (1, 2)]
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+    spans = [slice(a, b) for a, b in pairwise(ends)]
+    outs = torch.cat([softmax_attention(*(x[:, :, s] for x in inputs), True) for s in spans], 2)
+    expected = torch.autograd.grad(outs, inputs, grad)
+    for a, b in zip((out, *found), (outs, *expected), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_queries_of_one_length_with_keys_of_two_are_two_calls():
+    device = torch.device("cpu")
+    stretches = Stretches.between((0, 3, 6), (0, 2, 6), is_causal=False, device=device)
+    assert [run.lengths for run in stretches.runs()] == [(3, 2), (3, 4)]
+    # The keys of a stretch without queries lie between.
+    stretches = Stretches.between((0, 3, 3, 6), (0, 2, 4, 6), is_causal=False, device=device)
+    assert [run.keys for run in stretches.runs()] == [slice(0, 2), slice(4, 6)]
 
 
 @pytest.mark.parametrize(
