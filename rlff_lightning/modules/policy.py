@@ -27,7 +27,7 @@ from rlff_lightning.rollout.experience import Experience
 from rlff_lightning.rollout.group import Group
 from rlff_lightning.rollout.learner import Learner
 from rlff_lightning.rollout.loader import ExperienceLoader
-from rlff_lightning.rollout.scorers import Learning, Scorer
+from rlff_lightning.rollout.scorers import Learning, Scorer, check_scorers
 from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.seeds import derive_seed, run_seed
 
@@ -82,6 +82,7 @@ class PolicyModule(TrainedModule, Learner):
         super().__init__()
         if not scorers:
             raise UserError("PolicyModule.scorers must name a term of the reward, got none")
+        check_scorers("PolicyModule", scorers)
         self.backbone = policy
         self.engine = engine
         self.contexts = contexts

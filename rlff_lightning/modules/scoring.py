@@ -58,7 +58,8 @@ class ScoringModule(LightningModule):
 
     @override
     def on_predict_end(self) -> None:
-        num_cut = int(self.scorer.report().get("rollout/shortened_inputs", 0))
+        report = self.scorer.report().items()
+        num_cut = int(sum(n for key, n in report if key.startswith("rollout/shortened_inputs")))
         if num_cut:
             rank_zero_warn(
                 f"{num_cut} replies were read without the oldest messages of their context, which "

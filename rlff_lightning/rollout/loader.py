@@ -21,7 +21,7 @@ from rlff_lightning.rollout.group import Group, describe
 from rlff_lightning.rollout.learner import Learner
 from rlff_lightning.rollout.ranks import of_all_ranks, of_same_rank, of_this_rank
 from rlff_lightning.rollout.sampler import Rollout, RolloutSampler
-from rlff_lightning.rollout.scorers import Sampled, Scorer
+from rlff_lightning.rollout.scorers import KL_TERM, Sampled, Scorer
 from rlff_lightning.rollout.settings import RolloutSettings
 
 
@@ -119,7 +119,7 @@ class ExperienceLoader:
         batches = [self._batch([groups[i] for i in part], window) for part, window in parts]
         rows = [self._rows(part) for part, _ in parts]
         if self.settings.reward_kl_coef:
-            scores["kl"] = -self.settings.reward_kl_coef * self._kl(batches, rows)
+            scores[KL_TERM] = -self.settings.reward_kl_coef * self._kl(batches, rows)
         advantages = self._advantages(torch.stack(list(scores.values())).sum(0))
         batches = [
             batch._replace(advantages=advantages[chosen].to(batch.advantages.device))

@@ -29,6 +29,7 @@ class RewardModelScorer(Scorer):
             one: the scores are the same, and the reward model costs its adapter and head alone.
         pessimism: For an ensemble of heads, the score is the members' mean less so many of their
             standard deviations, or with ``min`` the least member's.
+        name: Another name for the term, for a second reward model; ``null`` is ``future``.
     """
 
     name = "future"
@@ -40,8 +41,9 @@ class RewardModelScorer(Scorer):
         batch_size: int = 128,
         share_base: bool = False,
         pessimism: Pessimism = 0.0,
+        name: str | None = None,
     ) -> None:
-        super().__init__(weight)
+        super().__init__(weight, name)
         if batch_size < 1:
             raise UserError(f"RewardModelScorer.batch_size must be at least 1, got {batch_size!r}")
         self.folder = Path(folder)
@@ -68,8 +70,11 @@ class RewardModelScorer(Scorer):
             self._shared = SharedRewardModel(self.folder, learning.model)
 
     def report(self) -> dict[str, float]:
-        shortened = {"rollout/shortened_inputs": float(self._format.num_shortened)}
-        return shortened | self._disagreement
+        found = {"rollout/shortened_inputs": float(self._format.num_shortened)}
+        found |= self._disagreement
+        if self.name == type(self).name:
+            return found
+        return {f"{key}/{self.name}": value for key, value in found.items()}
 
     @torch.no_grad()
     def score(self, samples: Sequence[Sampled]) -> Tensor:

@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from rlff_lightning.dialogue.chat import ChatSettings
 from rlff_lightning.dialogue.reply_format import is_well_formed
 from rlff_lightning.engines.base import Engine, Sampling
+from rlff_lightning.errors import UserError
 from rlff_lightning.functional.diversity import repetition
 from rlff_lightning.types import Conversation, Message
+
+KL_TERM = "kl"
+"""Name of the KL to the reference as a term of the reward, which is no scorer's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +53,16 @@ class Scorer(ABC):
 
     Args:
         weight: Factor of its scores in the reward.
+        name: Another name for the term, for a second scorer of the same kind.
     """
 
     name: str
-    """Names the term in logs: ``rollout/reward/<name>``."""
+    """Names the term in logs: ``rollout/reward/<name>``; no two terms of a reward share it."""
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         self.weight = weight
+        if name is not None:
+            self.name = name
 
     @abstractmethod
     def score(self, samples: Sequence[Sampled]) -> Tensor:
@@ -81,11 +88,32 @@ class Scorer(ABC):
         return
 
 
+def check_scorers(owner: str, scorers: Sequence[Scorer]) -> None:
+    """Refuse terms that would hide each other, as each is told by its name.
+
+    Args:
+        owner: Whose ``scorers`` they are, for the message.
+        scorers: Terms of one reward.
+
+    Raises:
+        UserError: If two have one name, or one has that of the KL in the reward.
+    """
+    names = [scorer.name for scorer in scorers]
+    for name in names:
+        if names.count(name) > 1 or name == KL_TERM:
+            other = "the KL in the reward" if name == KL_TERM else "another term"
+            raise UserError(
+                f"{owner}.scorers must have names of their own, got {name!r}, which is that of "
+                f"{other}; give the scorer a name"
+            )
+
+
 class FormatScorer(Scorer):
     """-1 for a completion that is not one reasoning and one reply, or was cut off; 0 else.
 
     Args:
         weight: Size of the penalty.
+        name: Another name for the term; ``null`` is ``format``.
     """
 
     name = "format"
@@ -101,12 +129,13 @@ class RepetitionScorer(Scorer):
     Args:
         size: Words of an n-gram.
         weight: Factor of the penalty.
+        name: Another name for the term; ``null`` is ``repetition``.
     """
 
     name = "repetition"
 
-    def __init__(self, size: int = 3, weight: float = 1.0) -> None:
-        super().__init__(weight)
+    def __init__(self, size: int = 3, weight: float = 1.0, name: str | None = None) -> None:
+        super().__init__(weight, name)
         self.size = size
 
     def score(self, samples: Sequence[Sampled]) -> Tensor:

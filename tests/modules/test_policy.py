@@ -13,6 +13,7 @@ from rlff_lightning.functional.objectives import GRPO
 from rlff_lightning.models.backbone import Backbone, LoraSettings
 from rlff_lightning.modules.policy import PolicyModule
 from rlff_lightning.rollout.experience import Experience
+from rlff_lightning.rollout.scorers import FormatScorer
 
 
 class Watcher(Callback):
@@ -177,6 +178,11 @@ def test_an_update_logs_its_phases_its_speed_and_what_was_clipped(
     assert logged["train/dropped"] == 1
     assert logged["train/capped"] == 0
     assert {"rollout/flat_groups", "rollout/length", "rollout/truncated"} <= logged.keys()
+
+
+def test_two_scorers_of_one_name_are_refused(tiny_policy: Callable[..., PolicyModule]) -> None:
+    with pytest.raises(UserError, match=r"PolicyModule.scorers must have names .* 'format'"):
+        tiny_policy(scorers=[FormatScorer(), FormatScorer(0.5)])
 
 
 def test_staleness_that_nothing_corrects_is_refused(

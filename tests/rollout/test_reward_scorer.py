@@ -67,6 +67,10 @@ def test_an_ensembles_score_is_as_cautious_as_it_is_told(
     assert spread > 1e-3
     assert mean.report()["rollout/reward_disagreement"] == pytest.approx(spread, rel=1e-4)
     assert (least < trusted).all()
+    # A second reward model of a run reports beside the first, not over it.
+    named = scorer_of(tmp_path / "five", name="second")
+    named.score(samples)
+    assert named.report().keys() == {f"{key}/second" for key in mean.report()}
 
 
 def test_caution_needs_an_ensemble(
