@@ -22,6 +22,7 @@ from rlff_lightning.models.saving import save_model
 from rlff_lightning.modules.schedules import by_step, check_optimizer
 from rlff_lightning.modules.trained import TrainedModule
 from rlff_lightning.modules.update_report import UpdateReport, peak_memory_mb
+from rlff_lightning.modules.window import own_gradient_norm
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.experience import Experience
 from rlff_lightning.rollout.group import Group
@@ -194,20 +195,34 @@ class PolicyModule(TrainedModule, Learner):
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         reduce = self.trainer.strategy.reduce
-        update = self._update.close(
-            lambda sums: reduce(sums, reduce_op="sum"), lambda peaks: reduce(peaks, reduce_op="max")
+        update, has_finite_gradient = self._update.close(
+            lambda sums: reduce(sums, reduce_op="sum"),
+            lambda peaks: reduce(peaks, reduce_op="max"),
+            own_gradient_norm(self.parameters()),
         )
-        if not update["train/policy_loss"].isfinite():
-            raise StoppedRun(
-                f"The loss of step {self.trainer.global_step} is {update['train/policy_loss']:g}: "
-                "nothing was updated; lower the learning rate or the objective's clip bounds"
-            )
+        self._check_finite(update, has_finite_gradient=has_finite_gradient)
         self.log_dict(update)
         assert self.experience is not None
         self.log_dict(self.experience.report)
         for name, short in (("rollout/reward", "reward"), ("rollout/live_success", "live")):
             if name in self.experience.report:
                 self.log(short, self.experience.report[name], prog_bar=True, logger=False)
+
+    def _check_finite(self, update: dict[str, Tensor], *, has_finite_gradient: bool) -> None:
+        """Stop before a step that would destroy the weights; all ranks see the same numbers."""
+        step, loss = self.trainer.global_step, update["train/loss"]
+        names = ("train/policy_loss", "train/kl", "train/entropy")
+        parts = [f"{name} {update[name]:g}" for name in names if name in update]
+        way_out = "nothing was updated; lower the learning rate or the objective's clip bounds"
+        if not loss.isfinite():
+            raise StoppedRun(f"The loss of step {step} is {loss:g} ({', '.join(parts)}): {way_out}")
+        # The scaler of 16-mixed looks for such gradients itself, and leaves those steps out.
+        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not has_finite_gradient and not has_scaler:
+            raise StoppedRun(
+                f"The gradient of step {step} is not finite, though the loss is {loss:g} "
+                f"({', '.join(parts)}): {way_out}"
+            )
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

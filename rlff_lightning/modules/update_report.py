@@ -68,6 +68,7 @@ class UpdateReport:
         capped = none if mismatch is None else (mismatch.is_capped & mask).sum()
         dropped = none if mismatch is None else mismatch.is_dropped.sum()
         part = {
+            "train/loss": loss.loss,
             "train/policy_loss": loss.policy_loss,
             "train/kl": none if loss.kl is None else loss.kl,
             "train/entropy": (entropy * mask).sum(),
@@ -83,20 +84,25 @@ class UpdateReport:
         }
         self._parts.append({name: value.detach().float() for name, value in part.items()})
 
-    def close(self, reduce: Reduce, reduce_max: Reduce) -> dict[str, Tensor]:
+    def close(
+        self, reduce: Reduce, reduce_max: Reduce, gradient_norm: Tensor
+    ) -> tuple[dict[str, Tensor], bool]:
         """End the update.
 
         Args:
             reduce: Adds up over ranks: every rank's part was divided by the whole window.
             reduce_max: Takes the largest over ranks.
+            gradient_norm: Of this rank's gradients, a scalar.
 
         Returns:
-            What to log, by log key.
+            What to log, by log key, and whether the gradients of all ranks are finite.
         """
         names = list(self._parts[0])
         sums = torch.stack([torch.stack([part[n] for part in self._parts]).sum() for n in names])
         self._parts.clear()
-        window = dict(zip(names, reduce(sums).unbind(), strict=True))
+        own = torch.cat([sums, gradient_norm.detach().to(sums).reshape(1)])
+        *totals, gradient = reduce(own).unbind()
+        window = dict(zip(names, totals, strict=True))
         tokens, sequences = window.pop("tokens"), window.pop("sequences")
         self.num_tokens = tokens.item()
         for name in PER_TOKEN:
@@ -104,7 +110,7 @@ class UpdateReport:
         window["train/dropped"] = window["train/dropped"] / sequences
         peaks = reduce_max(torch.stack(self._peaks).amax(0)).unbind()
         self._peaks.clear()
-        return window | dict(zip(PEAKS, peaks, strict=True))
+        return window | dict(zip(PEAKS, peaks, strict=True)), bool(gradient.isfinite())
 
     def start_clock(self) -> None:
         """A micro-batch begins."""

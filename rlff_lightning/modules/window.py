@@ -43,6 +43,19 @@ class AccumulationWindow:
         return total.unbind()
 
 
+def own_gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Measure this process's part of all gradients: not finite as soon as one entry is not.
+
+    Args:
+        parameters: What is trained; some may have no gradient.
+
+    Returns:
+        The Euclidean norm, a scalar; of sharded gradients, that of the shards held here.
+    """
+    gradients = [local(p.grad) for p in parameters if p.grad is not None]
+    return nn.utils.get_total_norm(gradients)
+
+
 def divide_gradients(parameters: Iterable[nn.Parameter], size: Tensor) -> None:
     """Divide every gradient there is, before it is clipped; of a sharded one, each its part."""
     for parameter in parameters:

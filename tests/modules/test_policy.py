@@ -207,11 +207,54 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_move(
         return stats._replace(logps=stats.logps * torch.nan)
 
     monkeypatch.setattr(PolicyModule, "_logps", broken)
-    with pytest.raises(StoppedRun, match="The loss of step 0 is nan: nothing was updated"):
+    with pytest.raises(StoppedRun, match=r"The loss of step 0 is nan .*: nothing was updated"):
         fit(module, tmp_path, quiet_trainer, max_steps=1)
+    assert_weights_equal(module, before)
+
+
+def assert_weights_equal(module: PolicyModule, expected: dict[str, Tensor]) -> None:
     assert module.model is not None
     for name, weight in module.model.state_dict().items():
-        assert weight.equal(before[name])
+        assert weight.equal(expected[name])
+
+
+def test_a_reference_that_is_no_number_stops_the_run_before_the_weights_move(
+    tiny_policy: Callable[..., PolicyModule],
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = tiny_policy(objective=GRPO(kl_coef=0.05))
+    before = Backbone(module.backbone.model_name_or_path).build().state_dict()
+    finish = PolicyModule.finish
+
+    def broken(self: PolicyModule, batch: Experience) -> Experience:
+        done = finish(self, batch)
+        assert done.ref_logps is not None
+        return done._replace(ref_logps=done.ref_logps * torch.nan)
+
+    monkeypatch.setattr(PolicyModule, "finish", broken)
+    line = r"The loss of step 0 is nan \(train/policy_loss -?[\d.e-]+, train/kl nan"
+    with pytest.raises(StoppedRun, match=line):
+        fit(module, tmp_path, quiet_trainer, max_steps=1)
+    assert_weights_equal(module, before)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_though_the_loss_is_one(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tiny_policy(objective=GRPO())
+    before = Backbone(module.backbone.model_name_or_path).build().state_dict()
+
+    class Breaks(Callback):
+        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+            weight = next(pl_module.model.parameters())
+            weight.grad[0, 0] = torch.inf
+
+    trainer = quiet_trainer(tmp_path, callbacks=[Breaks()], max_steps=1)
+    with pytest.raises(StoppedRun, match="The gradient of step 0 is not finite, though the loss"):
+        trainer.fit(module)
+    assert_weights_equal(module, before)
 
 
 def test_a_sync_is_proved_by_whole_prompts_now_and_then(
