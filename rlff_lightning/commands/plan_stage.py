@@ -115,6 +115,11 @@ def read_stage(
             f"{config}: trainer.precision must be one of {', '.join(_PRECISIONS)} to be planned, "
             f"got {precision!r}"
         )
+    if kind == "policy" and precision == "bf16-true":
+        raise UserError(
+            f"{config}: trainer.precision must not be bf16-true for a policy, whose "
+            "log-probabilities it rounds; take bf16-mixed, or dtype: bfloat16 of the policy"
+        )
     given = trainer.get("accumulate_grad_batches")
     parts = at_least_one("trainer.accumulate_grad_batches", 1 if given is None else given)
     reward, shares_base, rows = _reward(arguments, config, resolve)

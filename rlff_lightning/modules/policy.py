@@ -114,6 +114,13 @@ class PolicyModule(TrainedModule, Learner):
 
     @override
     def setup(self, stage: str) -> None:
+        kept = self.trainer.precision_plugin.convert_input(torch.zeros(1))
+        if kept.dtype.itemsize < 4:
+            raise UserError(
+                "trainer.precision must leave a batch's log-probabilities and advantages in "
+                f"float32, got {self.trainer.precision!r}; take bf16-mixed, or dtype: bfloat16 of "
+                "the policy"
+            )
         self.tokenizer = self.backbone.tokenizer()
         for scorer in self.scorers:
             # The module itself is moved later.

@@ -43,6 +43,12 @@ def test_a_policy_without_rollout_is_planned_by_the_module_s_defaults(tmp_path: 
     assert (found.batch.prompt_tokens, found.batch.reply_tokens) == (1024, 256)
 
 
+def test_a_policy_is_not_planned_in_a_precision_that_its_stage_refuses(tmp_path: Path) -> None:
+    assert policy(tmp_path, {"precision": "bf16-mixed"}).precision == "bf16-mixed"
+    with pytest.raises(UserError, match="precision must not be bf16-true for a policy"):
+        policy(tmp_path, {"precision": "bf16-true"})
+
+
 @pytest.mark.parametrize("field", ["prompts", "updates", "max_tokens"])
 def test_a_rollout_of_nothing_is_told_by_its_field(tmp_path: Path, field: str) -> None:
     with pytest.raises(UserError, match=rf"RolloutSettings\.{field} must be at least 1, got 0"):

@@ -180,6 +180,17 @@ def test_an_update_logs_its_phases_its_speed_and_what_was_clipped(
     assert {"rollout/flat_groups", "rollout/length", "rollout/truncated"} <= logged.keys()
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_a_precision_that_rounds_log_probabilities_is_refused(
+    precision: str,
+    tiny_policy: Callable[..., PolicyModule],
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UserError, match=rf"trainer.precision must .* got '{precision}'; take bf16"):
+        fit(tiny_policy(), tmp_path, quiet_trainer, max_steps=1, precision=precision)
+
+
 def test_two_scorers_of_one_name_are_refused(tiny_policy: Callable[..., PolicyModule]) -> None:
     with pytest.raises(UserError, match=r"PolicyModule.scorers must have names .* 'format'"):
         tiny_policy(scorers=[FormatScorer(), FormatScorer(0.5)])
