@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rlff_lightning.functional.masked import masked_sum
 from rlff_lightning.functional.policy_objective import ObjectiveTerms, PolicyLoss
 from rlff_lightning.rollout.experience import Experience
 
@@ -14,6 +15,7 @@ Reduce = Callable[[Tensor], Tensor]
 """Brings a tensor of all ranks together, element by element."""
 
 PER_TOKEN = (
+    "train/kl",
     "train/entropy",
     "train/engine_mismatch",
     "train/clipped_low",
@@ -22,7 +24,7 @@ PER_TOKEN = (
     "train/ratio",
     "train/engine_ratio",
 )
-"""Means over the update's tokens."""
+"""Means over the update's tokens; the KL only where there is a reference."""
 
 PEAKS = ("train/ratio_max", "train/engine_ratio_max")
 """Largest of the update's tokens."""
@@ -70,7 +72,6 @@ class UpdateReport:
         part = {
             "train/loss": loss.loss,
             "train/policy_loss": loss.policy_loss,
-            "train/kl": none if loss.kl is None else loss.kl,
             "train/entropy": (entropy * mask).sum(),
             "train/engine_mismatch": gap,
             "train/clipped_low": (terms.surrogate.is_clipped_low & mask).sum(),
@@ -82,6 +83,9 @@ class UpdateReport:
             "tokens": count,
             "sequences": mask.new_tensor(len(mask), dtype=torch.float32),
         }
+        if terms.kl is not None:
+            # All ranks have a reference or none has.
+            part["train/kl"] = masked_sum(terms.kl, mask)
         self._parts.append({name: value.detach().float() for name, value in part.items()})
 
     def close(
@@ -105,7 +109,7 @@ class UpdateReport:
         window = dict(zip(names, totals, strict=True))
         tokens, sequences = window.pop("tokens"), window.pop("sequences")
         self.num_tokens = tokens.item()
-        for name in PER_TOKEN:
+        for name in [name for name in PER_TOKEN if name in window]:
             window[name] = window[name] / tokens.clamp(min=1)
         window["train/dropped"] = window["train/dropped"] / sequences
         peaks = reduce_max(torch.stack(self._peaks).amax(0)).unbind()

@@ -233,7 +233,10 @@ def test_statistics_count_clipped_tokens_and_dropped_sequences() -> None:
         old_logps=torch.zeros(2, 2),
         entropy=torch.zeros(2, 2),
     )
-    found = {name: value.item() for name, value in report.close(lambda x: x, lambda x: x).items()}
+    figures, has_finite_gradient = report.close(lambda x: x, lambda x: x, torch.tensor(1.0))
+    assert has_finite_gradient
+    found = {name: value.item() for name, value in figures.items()}
+    assert "train/kl" not in found  # there is no reference
     assert found["train/clipped_high"] == pytest.approx(1 / 3)
     assert found["train/clipped_low"] == pytest.approx(1 / 3)
     assert found["train/ratio"] == pytest.approx(3.5 / 3)
@@ -242,6 +245,27 @@ def test_statistics_count_clipped_tokens_and_dropped_sequences() -> None:
     assert found["train/engine_ratio_max"] == pytest.approx(3.0)
     assert found["train/capped"] == pytest.approx(1 / 3)
     assert found["train/dropped"] == 0.5
+
+
+def test_the_kl_is_logged_as_the_mean_over_all_tokens_whatever_the_loss_averages() -> None:
+    # k1 is 0.6, 0.3 | 0.9, masked in one micro-batch and 0.2 in another: 2.0 over 4 tokens. The
+    # mean of sequence means would be (0.45 + 0.9 + 0.2) / 3.
+    report = UpdateReport()
+    for kl, mask in (
+        ([[0.6, 0.3], [0.9, 7.0]], [[True, True], [True, False]]),
+        ([[0.2, torch.nan]], [[True, False]]),
+    ):
+        counted, zeros = torch.tensor(mask), torch.zeros(len(mask), 2)
+        batch = SimpleNamespace(completion_mask=counted, sampling_logps=zeros)
+        objective = GRPO(kl_coef=0.1, kl_estimator="k1")
+        terms = objective.terms(
+            zeros, zeros, torch.zeros(len(mask)), counted, ref_logps=-torch.tensor(kl)
+        )
+        loss = objective.loss(terms, counted, 3)
+        report.add(batch, terms, loss, old_logps=zeros, entropy=zeros)  # type: ignore[arg-type]
+    figures, _ = report.close(lambda x: x, lambda x: x, torch.tensor(1.0))
+    assert figures["train/kl"].item() == pytest.approx(0.5)
+    assert figures["train/loss"].item() == pytest.approx(0.1 * (0.45 + 0.9 + 0.2) / 3)
 
 
 def test_a_kl_without_a_reference_is_refused() -> None:
