@@ -15,7 +15,17 @@ from rlff_lightning.errors import UserError
 from rlff_lightning.models.cpu_linear import CPULinear
 from rlff_lightning.models.sharding import unwrapped
 
-_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "lm_head_multiplier",
+    "logit_scale",
+    "logits_scaling",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+    "output_multiplier",
+    "unpadded_vocab_size",
+)
+"""Settings by which architectures of transformers alter what their head gives."""
 
 
 def transformers_model(model: nn.Module) -> PreTrainedModel:
