@@ -316,7 +316,7 @@ class PolicyModule(TrainedModule, Learner):
 
     def _with_logps(self, batch: Experience) -> Experience:
         moved = Experience(*(None if x is None else x.to(self.device) for x in batch))  # type: ignore[arg-type]
-        if self.rollout.updates * self.rollout.epochs > 1:
+        if self.rollout.updates * self.rollout.epochs > 1 or self.rollout.reward_kl_coef:
             moved = moved._replace(old_logps=self._logps(self._policy, moved).logps)
         if not self._needs_reference:
             return moved

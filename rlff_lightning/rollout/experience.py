@@ -25,7 +25,8 @@ class Experience(NamedTuple):
     advantages: Tensor
     """``(B,)``."""
     old_logps: Tensor | None
-    """The trainer's at rollout, ``(B, T)``; ``None`` with one update per rollout."""
+    """The trainer's at rollout, ``(B, T)``; ``None`` with one update per rollout, unless the reward
+    holds a KL."""
     ref_logps: Tensor | None
     """The reference's, ``(B, T)``; ``None`` without a KL term."""
     window: Tensor

@@ -8,7 +8,7 @@ import torch
 from rlff_lightning.engines.base import Completion
 from rlff_lightning.functional.advantages import flat_group_share
 from rlff_lightning.rollout.reward_signs import reward_signs
-from rlff_lightning.rollout.scorers import Sampled
+from rlff_lightning.rollout.scorers import KL_TERM, Sampled
 
 
 class Group(NamedTuple):
@@ -36,14 +36,18 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
         "rollout/tokens": lengths.sum().item(),
     }
     totals = [torch.zeros(len(group.completions)) for group in groups]
+    # A KL differs between any two completions: with it no group would ever be flat.
+    judged = [torch.zeros(len(group.completions)) for group in groups]
     for name in groups[0].rewards:
         values = [torch.tensor(group.rewards[name]) for group in groups]
         totals = [total + value for total, value in zip(totals, values, strict=True)]
+        if name != KL_TERM:
+            judged = [total + value for total, value in zip(judged, values, strict=True)]
         report[f"rollout/reward/{name}"] = torch.cat(values).mean().item()
         report[f"rollout/reward_std/{name}"] = torch.cat(values).std().item()
     rewards = torch.cat(totals)
     report["rollout/reward"] = rewards.mean().item()
     report["rollout/reward_std"] = rewards.std().item()
-    report["rollout/flat_groups"] = flat_group_share(rewards, len(totals[0])).item()
+    report["rollout/flat_groups"] = flat_group_share(torch.cat(judged), len(judged[0])).item()
     signs = reward_signs([group.samples for group in groups], [group.rewards for group in groups])
     return report | signs

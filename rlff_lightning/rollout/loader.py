@@ -119,7 +119,8 @@ class ExperienceLoader:
         batches = [self._batch([groups[i] for i in part], window) for part, window in parts]
         rows = [self._rows(part) for part, _ in parts]
         if self.settings.reward_kl_coef:
-            scores[KL_TERM] = -self.settings.reward_kl_coef * self._kl(batches, rows)
+            kl = -self.settings.reward_kl_coef * self._kl(batches, rows)
+            scores[KL_TERM] = self._finite("The KL to the reference", kl)
         advantages = self._advantages(torch.stack(list(scores.values())).sum(0))
         batches = [
             batch._replace(advantages=advantages[chosen].to(batch.advantages.device))
@@ -168,12 +169,16 @@ class ExperienceLoader:
         return groups, num_tidied
 
     def _scored(self, scorer: Scorer, samples: Sequence[Sampled]) -> Tensor:
-        """Score all completions, ``(B,)``; what is no number would destroy the policy."""
+        """Score all completions, ``(B,)``."""
         scores = scorer.weight * scorer.score(samples)
+        return self._finite(f"Scorer {scorer.name}", scores)
+
+    def _finite(self, owner: str, scores: Tensor) -> Tensor:
+        """Give the scores back; what is no number would destroy the policy."""
         num_wrong = int((~scores.isfinite()).sum())
         if num_wrong:
             raise StoppedRun(
-                f"Scorer {scorer.name} gave {num_wrong} of {len(samples)} completions of iteration "
+                f"{owner} gave {num_wrong} of {len(scores)} completions of iteration "
                 f"{self.iteration} a reward that is not finite"
             )
         return scores
@@ -214,12 +219,16 @@ class ExperienceLoader:
         return (torch.tensor(groups)[:, None] * size + torch.arange(size)).flatten()
 
     def _kl(self, batches: Sequence[Experience], rows: Sequence[Tensor]) -> Tensor:
-        """Estimate the KL of the policy that sampled to the reference, by completion, ``(B,)``."""
+        """Estimate the trainer's KL to the reference by completion, ``(B,)``.
+
+        Not the engine's: what an engine in few bits or of stale weights differs by is no KL.
+        """
         found = torch.empty(sum(map(len, rows)))
         for batch, chosen in zip(batches, rows, strict=True):
             assert batch.ref_logps is not None
+            assert batch.old_logps is not None
             estimate = sequence_kl(
-                batch.sampling_logps,
+                batch.old_logps,
                 batch.ref_logps,
                 batch.completion_mask,
                 self.settings.reward_kl_estimator,

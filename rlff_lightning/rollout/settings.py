@@ -31,8 +31,10 @@ class RolloutSettings:
     advantage_scale: Scale = "group"
     """Advantages are divided by the std of the ``group``, of the ``batch``, or not (``none``)."""
     reward_kl_coef: float = 0.0
-    """Weight of each completion's KL to the reference model in its reward; a KL in the loss is the
-    objective's ``kl_coef``."""
+    """Weight of each completion's KL to the reference model in its reward, of the trainer's
+    log-probabilities at rollout; a KL in the loss is the objective's ``kl_coef``. In a group of
+    equal rewards the KL alone makes the advantages, which a division by the ``group``'s std
+    brings to full size: prefer ``advantage_scale`` ``batch`` or ``none`` with it."""
     reward_kl_estimator: KLEstimator = "k1"
     """How the KL in the reward is estimated."""
 

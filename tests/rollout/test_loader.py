@@ -278,10 +278,11 @@ def test_ahead_the_next_iteration_is_sampled_by_the_weights_that_this_one_begins
 
 
 class Referee(Listener):
-    """Knows a reference that finds every token half a nat less likely."""
+    """Knows a reference half a nat below the trainer, and an engine a quarter above it."""
 
     def finish(self, batch: Experience) -> Experience:
-        return batch._replace(ref_logps=batch.sampling_logps - 0.5)
+        old_logps = batch.sampling_logps - 0.25
+        return batch._replace(old_logps=old_logps, ref_logps=old_logps - 0.5)
 
 
 def test_the_kl_to_the_reference_is_a_term_of_the_reward(engine: TransformersEngine) -> None:
@@ -297,6 +298,37 @@ def test_the_kl_to_the_reference_is_a_term_of_the_reward(engine: TransformersEng
     given = sorted(advantage for batch in batches for advantage in batch.advantages.tolist())
     assert given == pytest.approx(sorted(a for group in shaped.groups for a in group.advantages))
     assert shaped.report["rollout/reward/kl"] < 0
+
+
+class EvenScorer(Scorer):
+    name = "even"
+
+    def score(self, samples: Sequence[Sampled]) -> Tensor:
+        return torch.ones(len(samples))
+
+
+def test_groups_of_equal_rewards_are_counted_as_flat_whatever_their_kl(
+    engine: TransformersEngine,
+) -> None:
+    loader = loader_of(engine, reward_kl_coef=0.1)
+    loader.learner, loader.scorers = Referee(), [EvenScorer()]
+    list(loader)
+    # Completions of different lengths have different KLs, and so advantages.
+    assert any(len(set(group.advantages)) > 1 for group in loader.groups)
+    assert loader.report["rollout/flat_groups"] == 1
+
+
+class BlindReferee(Referee):
+    def finish(self, batch: Experience) -> Experience:
+        done = super().finish(batch)
+        return done._replace(ref_logps=batch.sampling_logps * torch.nan)
+
+
+def test_a_kl_in_the_reward_that_is_no_number_stops_the_run(engine: TransformersEngine) -> None:
+    loader = loader_of(engine, reward_kl_coef=0.1)
+    loader.learner = BlindReferee()
+    with pytest.raises(StoppedRun, match="The KL to the reference gave 12 of 12 completions"):
+        next(iter(loader))
 
 
 def test_another_seed_samples_otherwise(engine: TransformersEngine) -> None:
