@@ -16,7 +16,7 @@ def group_advantages(
 ) -> Tensor:
     """Score each completion against its siblings.
 
-    A_i = (r_i - mean(group)) / (std + eps)
+    A_i = (r_i - mean(group)) / (std + eps), std over the rewards of the group or of the batch
 
     Args:
         rewards: One reward per completion, ``(B,)``, finite; siblings are adjacent.
@@ -33,7 +33,8 @@ def group_advantages(
         UserError: If ``group_size`` does not fit or ``scale`` is none of the three.
 
     Source: Shao et al. 2024, arXiv:2402.03300, sec. 4.1.2; Liu et al. 2025, arXiv:2503.20783
-    (no division); Hu et al. 2025, arXiv:2501.03262 (the batch's std).
+    (no division); Liu et al. 2025, arXiv:2508.08221 (the std of the batch's rewards, around the
+    group's mean).
     """
     groups = _groups(rewards, group_size)
     # From the first sibling, so that equal rewards differ by exactly 0, which a mean may not give.
@@ -50,6 +51,8 @@ def group_advantages(
 
 def flat_group_share(rewards: Tensor, group_size: int) -> Tensor:
     """Measure the share of groups without variance, which teach nothing.
+
+    #{groups: max_i r_i = min_i r_i} / #groups
 
     Args:
         rewards: One reward per completion, ``(B,)``; siblings are adjacent.

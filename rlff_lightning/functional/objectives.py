@@ -22,6 +22,9 @@ from rlff_lightning.functional.surrogates import (
 class GRPO(PolicyObjective):
     """Group relative policy optimization: PPO's clipped ratio, the mean of sequence means.
 
+    L = mean_i 1/|y_i| sum_t -min(r_it A_i, clip(r_it, 1 - clip_low, 1 + clip_high) A_i), with
+    r_it = pi(y_it) / pi_old(y_it); to it ``kl_coef`` adds the KL
+
     Source: Shao et al. 2024, arXiv:2402.03300, eq. 3.
 
     Args:
@@ -51,6 +54,9 @@ class GRPO(PolicyObjective):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DrGRPO(PolicyObjective):
     """GRPO without its two biases: a constant length divides, and no std.
+
+    L = mean_i 1/max_tokens sum_t -min(r_it A_i, clip(r_it, 1 - clip_low, 1 + clip_high) A_i), with
+    r_it = pi(y_it) / pi_old(y_it) and A_i = R_i - mean(R) of ``advantage_scale: none``
 
     Source: Liu et al. 2025, arXiv:2503.20783, sec. 3.2.
 
@@ -82,6 +88,9 @@ class DrGRPO(PolicyObjective):
 class DAPO(PolicyObjective):
     """GRPO with the upper bound raised and every token counting the same.
 
+    L = 1/(sum_i |y_i|) sum_i sum_t -min(r_it A_i, clip(r_it, 1 - clip_low, 1 + clip_high) A_i),
+    with r_it = pi(y_it) / pi_old(y_it)
+
     Source: Yu et al. 2025, arXiv:2503.14476, eq. 8 to 12.
 
     Args:
@@ -112,6 +121,9 @@ class DAPO(PolicyObjective):
 class GSPO(PolicyObjective):
     """Group sequence policy optimization: one ratio per sequence, clipped tightly.
 
+    L = mean_i -min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i), with
+    s_i = (pi(y_i) / pi_old(y_i)) ^ (1 / |y_i|)
+
     Source: Zheng et al. 2025, arXiv:2507.18071, eq. 5 to 7; bounds from sec. 5.1.
 
     Args:
@@ -141,6 +153,9 @@ class GSPO(PolicyObjective):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CISPO(PolicyObjective):
     """Clipped importance sampling: no token loses its gradient, its weight is bounded instead.
+
+    L = 1/(sum_i |y_i|) sum_i sum_t -sg(clip(r_it, 1 - clip_low, 1 + clip_high)) A_i log pi(y_it),
+    with r_it = pi(y_it) / pi_old(y_it), and sg stops the gradient
 
     Source: MiniMax 2025, arXiv:2506.13585, eq. 4 and 5.
 

@@ -49,6 +49,14 @@ class PolicyLoss(NamedTuple):
 class PolicyObjective(ABC):
     """What a policy update minimises.
 
+    L = aggregate(w_t L_t + kl_coef k_t - entropy_coef H_t): the surrogate L_t of the class with the
+    weight w_t between engine and trainer, the KL k_t to the reference, the entropy H_t of the next
+    token. All three are aggregated alike, so that a step's bonus weighs what its policy gradient
+    weighs, as in A3C. TRL takes the bonus as a mean over tokens, whatever the surrogate's: the
+    same for ``token``, another coefficient for ``constant``, another weighting for ``sequence``.
+
+    Source: of the entropy bonus Mnih et al. 2016, arXiv:1602.01783, sec. 4.
+
     Args:
         aggregation: What counts the same in the mean: every ``token``, every ``sequence``, or a
             sum over sequences divided by the ``constant`` length ``max_tokens``.

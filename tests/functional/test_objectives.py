@@ -195,6 +195,26 @@ def test_the_entropy_bonus_lowers_the_loss() -> None:
     assert objective.loss(terms, mask, 2).loss.item() == -1.0  # -0.5 * (1 + 3) / 2
 
 
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        # Entropies 1, 3 | 5, masked.
+        (GRPO(entropy_coef=0.5), (2 + 5) / 2),
+        (DAPO(entropy_coef=0.5), 9 / 3),
+        (DrGRPO(max_tokens=4, entropy_coef=0.5), 9 / (2 * 4)),
+    ],
+    ids=["sequence", "token", "constant"],
+)
+def test_the_entropy_bonus_is_averaged_as_the_surrogate_is(
+    objective: PolicyObjective, expected: float
+) -> None:
+    mask, logps = torch.tensor([[True, True], [True, False]]), torch.zeros(2, 2)
+    entropy = torch.tensor([[1.0, 3.0], [5.0, torch.nan]])
+    terms = objective.terms(logps, logps, torch.zeros(2), mask, entropy=entropy)
+    loss = objective.loss(terms, mask, objective.size(mask)).loss
+    assert loss.item() == pytest.approx(-0.5 * expected)
+
+
 def test_advantages_may_be_given_per_token() -> None:
     logps, mask = torch.tensor([[-1.0, -1.0]]), torch.tensor([[True, True]])
     terms = GRPO().terms(logps, logps, torch.tensor([[2.0, -3.0]]), mask)

@@ -10,6 +10,12 @@ Of what TRL can make of that mismatch, we have no counterpart to
 - ``vllm_importance_sampling_clip_min`` of a truncation, which keeps weights from vanishing;
 - ``off_policy_mask_threshold`` as such, which spares good sequences and has no upper bound.
 
+Of TRL's losses and their changes, these are not implemented here: ``sapo`` (arXiv:2511.20347),
+``luspo`` (arXiv:2602.05261), ``vespo`` (arXiv:2602.10693), ``top_entropy_quantile``
+(arXiv:2506.01939), ``use_adaptive_entropy``, ``mask_truncated_completions``, ``sync_ref_model``,
+and the auxiliary loss of a mixture's router. ``entropy_coef`` is held against TRL with a mean over
+tokens alone: ours averages the bonus like the surrogate.
+
 Held against TRL are the cap (``token_truncate``), no correction, and the range: its lower bound by
 ``off_policy_mask_threshold`` on bad sequences before the first update, where both cut the
 geometric mean of the same ratio, and both its bounds by ``sequence_mask`` on single tokens.
@@ -106,7 +112,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 ADVANTAGE_REWARDS = [1.0, 0.25, -0.5, 0.5, 2.0, 2.0, 2.0, 2.0, 0.0, 3.0, 0.75, -1.0]
 ADVANTAGE_GROUP = 4
-METRICS = ["kl", "clip_ratio/low_mean", "clip_ratio/high_mean"]
+METRICS = ["kl", "clip_ratio/low_mean", "clip_ratio/high_mean", "cispo_clip_ratio"]
 
 
 class Accelerator:

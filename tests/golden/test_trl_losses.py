@@ -94,17 +94,40 @@ def test_statistics_equal_trls(name: str) -> None:
     tensors, metrics = case_of(variant), variant["metrics"]
     mask = tensors["loss_mask"]
     terms = objective.terms(**tensors)
-    # TRL averages a sequence's ratio over sequences; spread over tokens it weighs by length.
-    if "clip_ratio/low_mean" in metrics and not isinstance(objective, GSPO):
-        low, high = (
-            masked_mean(is_clipped.double(), mask).item()
-            for is_clipped in (terms.surrogate.is_clipped_low, terms.surrogate.is_clipped_high)
-        )
-        assert low == pytest.approx(metrics["clip_ratio/low_mean"])
-        assert high == pytest.approx(metrics["clip_ratio/high_mean"])
-    if "kl" in metrics:
+    low, high = terms.surrogate.is_clipped_low, terms.surrogate.is_clipped_high
+    if isinstance(objective, CISPO):
+        # TRL counts the bound of good tokens alone; of bad ones the weight is bounded too.
+        is_good = tensors["advantages"].unsqueeze(-1) > 0
+        assert (high & ~is_good).any()
+        found = {"cispo_clip_ratio": masked_mean((high & is_good).double(), mask)}
+    elif isinstance(objective, GSPO):
+        # TRL averages a sequence's ratio over sequences; spread over tokens it weighs by length.
+        found = {
+            "clip_ratio/low_mean": low.any(1).double().mean(),
+            "clip_ratio/high_mean": high.any(1).double().mean(),
+        }
+    else:
+        found = {
+            "clip_ratio/low_mean": masked_mean(low.double(), mask),
+            "clip_ratio/high_mean": masked_mean(high.double(), mask),
+        }
+    if objective.kl_coef:
         assert terms.kl is not None
-        assert terms.kl[mask].mean().item() == pytest.approx(metrics["kl"], rel=1e-5)
+        found["kl"] = masked_mean(terms.kl, mask)
+    assert found.keys() == metrics.keys()
+    for key, value in found.items():
+        assert value.item() == pytest.approx(metrics[key], rel=1e-5), key
+
+
+@pytest.mark.parametrize("ratios", ["token", "sequence"])
+def test_clipping_happens_on_both_sides_of_what_was_recorded(ratios: str) -> None:
+    metrics = [
+        variant["metrics"]
+        for variant in GOLDEN["variants"].values()
+        if variant["settings"]["importance_sampling_level"] == ratios
+    ]
+    for side in ("clip_ratio/low_mean", "clip_ratio/high_mean"):
+        assert max(of_variant.get(side, 0) for of_variant in metrics) > 0
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
