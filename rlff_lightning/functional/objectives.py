@@ -30,7 +30,7 @@ class GRPO(PolicyObjective):
     Args:
         clip_low: A bad token's ratio stops mattering below 1 - clip_low.
         clip_high: A good token's ratio stops mattering above 1 + clip_high.
-        max_ratio: Bound for bad tokens that became likely; ``null``: none.
+        max_ratio: Bound for bad tokens that became likely, at least 1 + clip_high; ``null``: none.
     """
 
     aggregation: Aggregation = "sequence"
@@ -63,13 +63,17 @@ class DrGRPO(PolicyObjective):
     Args:
         clip_low: A bad token's ratio stops mattering below 1 - clip_low.
         clip_high: A good token's ratio stops mattering above 1 + clip_high.
-        max_ratio: Bound for bad tokens that became likely; ``null``: none.
+        max_ratio: Bound for bad tokens that became likely, at least 1 + clip_high; ``null``: none.
     """
 
     aggregation: Aggregation = "constant"
     clip_low: float = 0.2
     clip_high: float = 0.2
     max_ratio: float | None = None
+
+    @property
+    def is_without_std(self) -> bool:
+        return True
 
     def surrogate(
         self, logps: Tensor, old_logps: Tensor, advantages: Tensor, loss_mask: Tensor
@@ -96,7 +100,7 @@ class DAPO(PolicyObjective):
     Args:
         clip_low: A bad token's ratio stops mattering below 1 - clip_low.
         clip_high: A good token's ratio stops mattering above 1 + clip_high.
-        max_ratio: Bound for bad tokens that became likely; ``null``: none.
+        max_ratio: Bound for bad tokens that became likely, at least 1 + clip_high; ``null``: none.
     """
 
     aggregation: Aggregation = "token"
@@ -129,7 +133,8 @@ class GSPO(PolicyObjective):
     Args:
         clip_low: A bad sequence's ratio stops mattering below 1 - clip_low.
         clip_high: A good sequence's ratio stops mattering above 1 + clip_high.
-        max_ratio: Bound for bad sequences that became likely; ``null``: none.
+        max_ratio: Bound for bad sequences that became likely, at least 1 + clip_high; ``null``:
+            none.
     """
 
     aggregation: Aggregation = "sequence"

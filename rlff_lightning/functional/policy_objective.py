@@ -66,10 +66,10 @@ class PolicyObjective(ABC):
         kl_correction: Weight each token's KL by the objective's ratio, which makes the gradient of
             ``k3`` that of the KL itself, without bias (DeepSeek-AI 2025, arXiv:2512.02556).
         entropy_coef: Weight of the entropy bonus.
-        mismatch_cap: Upper bound of the importance weight between engine and trainer; ``null``
-            leaves the mismatch uncorrected.
+        mismatch_cap: Upper bound of the importance weight between engine and trainer, above 0;
+            ``null`` leaves the mismatch uncorrected.
         mismatch_range: Sequences whose geometric mean of that ratio is outside are left out;
-            ``null`` keeps all.
+            ``null`` keeps all. By itself it corrects nothing of those that are kept.
     """
 
     aggregation: Aggregation = "token"
@@ -83,10 +83,21 @@ class PolicyObjective(ABC):
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
-        for field in fields(self):
-            value = getattr(self, field.name)
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in given.items():
             if isinstance(value, int | float) and not value >= 0:
-                raise UserError(f"{owner}.{field.name} must be at least 0, got {value!r}")
+                raise UserError(f"{owner}.{name} must be at least 0, got {value!r}")
+        max_ratio = given.get("max_ratio")
+        if max_ratio is not None and max_ratio < 1 + given["clip_high"]:
+            raise UserError(
+                f"{owner}.max_ratio must be at least 1 + clip_high = {1 + given['clip_high']:g}, "
+                f"got {max_ratio!r}: bad tokens are not bounded before good ones are"
+            )
+        if self.mismatch_cap == 0:
+            raise UserError(
+                f"{owner}.mismatch_cap must be above 0, got 0, which weighs every token 0; null "
+                "leaves the mismatch uncorrected"
+            )
         if self.aggregation == "constant" and not self.max_tokens:
             raise UserError(
                 f"{owner}.max_tokens must be the limit of a completion for aggregation "
@@ -102,6 +113,11 @@ class PolicyObjective(ABC):
     def corrects_mismatch(self) -> bool:
         """Completions of slightly other weights than the trainer's are weighted or left out."""
         return self.mismatch_cap is not None or self.mismatch_range is not None
+
+    @property
+    def is_without_std(self) -> bool:
+        """Its paper divides advantages by no std."""
+        return False
 
     @abstractmethod
     def surrogate(

@@ -19,6 +19,7 @@ from rlff_lightning.models.backbone import Backbone, LanguageModel
 from rlff_lightning.models.group_inputs import Sharing
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.saving import save_model
+from rlff_lightning.modules.policy_settings import check_agreement
 from rlff_lightning.modules.schedules import by_step, check_optimizer
 from rlff_lightning.modules.trained import TrainedModule
 from rlff_lightning.modules.update_report import UpdateReport, peak_memory_mb
@@ -90,11 +91,7 @@ class PolicyModule(TrainedModule, Learner):
         self.scorers = scorers
         self.objective = objective or GRPO()
         self.rollout = rollout or RolloutSettings()
-        if self.rollout.ahead and not self.objective.corrects_mismatch:
-            raise UserError(
-                "RolloutSettings.ahead must be false where the objective has neither mismatch_cap "
-                "nor mismatch_range: nothing would correct for the staleness"
-            )
+        check_agreement(self.objective, self.rollout)
         self.settings = chat or ChatSettings()
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps

@@ -3,7 +3,7 @@
 Ahead: while an iteration is trained on, the engine samples the next one with the weights that this
 one began with. Its completions are then one iteration stale. They carry the log-probabilities
 of the weights that sampled them, so that the objective's mismatch weights correct for both at once,
-the staleness and the engine.
+the staleness and the engine. A range of mismatch without weights only leaves out what is stalest.
 """
 
 import math

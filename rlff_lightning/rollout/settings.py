@@ -25,7 +25,9 @@ class RolloutSettings:
     """Passes over an iteration's completions; ratios are against the policy at rollout."""
     ahead: bool = False
     """Sample the next iteration while this one is trained on: one iteration stale, which the
-    mismatch weights correct. Saves time if the engine computes elsewhere, as on a server."""
+    objective's ``mismatch_cap`` corrects by weights; ``mismatch_range`` alone leaves out the
+    stalest completions and takes the others as they are. Saves time if the engine computes
+    elsewhere, as on a server."""
     iterations_per_epoch: int = 1
     """RL iterations that make a Trainer epoch."""
     advantage_scale: Scale = "group"

@@ -306,6 +306,9 @@ def test_an_entropy_bonus_without_entropy_is_refused() -> None:
         ({"kl_coef": -1.0}, "GRPO.kl_coef must be at least 0, got -1.0"),
         ({"aggregation": "constant"}, "GRPO.max_tokens must be"),
         ({"mismatch_range": (2.0, 0.5)}, "GRPO.mismatch_range must be"),
+        ({"mismatch_cap": 0.0}, "GRPO.mismatch_cap must be above 0, got 0"),
+        ({"max_ratio": 0.9}, r"GRPO.max_ratio must be at least 1 \+ clip_high = 1.2, got 0.9"),
+        ({"max_ratio": 1.3, "clip_high": 0.4}, r"must be at least 1 \+ clip_high = 1.4, got 1.3"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(arguments: dict, message: str) -> None:  # type: ignore[type-arg]
