@@ -4,8 +4,14 @@
     python benchmarks/grpo_step.py --prompt 512 --mode full --iterations 5
 
 Each trainer runs in a process of its own with one thread; the processes take turns, iteration by
-iteration, and the medians of their CPU seconds are compared. TRL runs with the generation path and
-the micro-batch that are fastest for it; all are tried. Needs ``rlff-lightning[bench]``.
+iteration, and the medians of their CPU seconds are compared. Needs ``rlff-lightning[bench]``.
+
+TRL gets the micro-batch of 4, 8, 16 and 32 rows whose update is fastest, tried beforehand on drawn
+tokens, and the faster of two ways to generate: transformers' ``generate``, and vLLM in the
+trainer's process (``vllm_mode="colocate"``), which ``--no-vllm`` leaves out. Where vLLM does not
+start, the row says so in ``trl_failures`` and compares with ``generate`` alone. Not tried are vLLM
+as a server, transformers' continuous batching, and other micro-batches. The update is always that
+of the process with ``generate``: there TRL scores every token once, as this trainer does.
 """
 
 import argparse
@@ -14,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -121,23 +128,7 @@ def compare(
 
 def main() -> int:
     """Compare every shape asked for, print a table and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--prompt", type=int, nargs="+", default=[64, 512])
-    parser.add_argument("--completion", type=int, default=96)
-    parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--groups", type=int, default=4)
-    parser.add_argument("--params", nargs="+", choices=list(task_file.SIZES), default=["1M"])
-    parser.add_argument("--vocab", type=int, nargs="+", default=[1024])
-    parser.add_argument("--mode", nargs="+", choices=["full", "lora"], default=["full", "lora"])
-    parser.add_argument("--iterations", type=int, default=5)
-    parser.add_argument(
-        "--vllm", action=argparse.BooleanOptionalAction, default=True, help="try TRL with vLLM too"
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--ours", type=json.loads, default={}, help="options of this side, JSON")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--spec", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = arguments(sys.argv[1:])
     if options.side:
         run_side(options.side, options.spec)
     rows = []
@@ -160,6 +151,47 @@ def main() -> int:
                     if options.json:
                         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; what no comparison can be made of ends in one line and status 2."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--prompt", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--completion", type=int, default=96)
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--params", nargs="+", choices=list(task_file.SIZES), default=["1M"])
+    parser.add_argument("--vocab", type=int, nargs="+", default=[1024, 32768])
+    parser.add_argument("--mode", nargs="+", choices=["full", "lora"], default=["full", "lora"])
+    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument(
+        "--vllm", action=argparse.BooleanOptionalAction, default=True, help="try TRL with vLLM too"
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--ours", type=json.loads, default={}, help="options of this side, JSON")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--spec", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    least = {"completion": 1, "group": 2, "groups": 1, "iterations": 1, "prompt": 1, "vocab": 2}
+    for name, bound in least.items():
+        given = getattr(options, name)
+        if min(given if isinstance(given, list) else [given]) < bound:
+            parser.error(f"--{name} must be at least {bound}, got {given}")
+    rows = options.group * options.groups
+    if all(rows % size for size in MICRO_BATCHES):
+        parser.error(
+            f"--group times --groups must be a multiple of one of TRL's micro-batches "
+            f"{MICRO_BATCHES}, got {options.group} * {options.groups} = {rows}"
+        )
+    if options.json and not _can_write(options.json):
+        parser.error(f"--json must be a file that can be written, got {options.json}")
+    return options
+
+
+def _can_write(file: Path) -> bool:
+    if file.exists():
+        return file.is_file() and os.access(file, os.W_OK)
+    return file.parent.is_dir() and os.access(file.parent, os.W_OK)
 
 
 def line(row: dict[str, Any]) -> str:
