@@ -24,7 +24,7 @@ SHARDED = [
     "policy-lora",
     "policy-qlora",
 ]
-IN_DDP = ["supervised-lora-clip", "policy-full-clip"]
+IN_DDP = ["supervised-lora-clip", "policy-full-clip", "token_policy-full"]
 LOW = {"supervised-bf16": "fsdp2", "supervised-full-mixed": "ddp"}
 """In bfloat16, the weights or the arithmetic alone, and by what; policies the other way round."""
 LOW_POLICIES = ["fsdp2:policy-lora-mixed-few", "ddp:policy-bf16-few"]
@@ -71,7 +71,7 @@ def made(
 
     alone: Any = module_from_spec(specification)
     specification.loader.exec_module(alone)
-    for name in [*SHARDED, *LOW]:
+    for name in dict.fromkeys([*SHARDED, *IN_DDP, *LOW]):
         alone.train(folder, f"one:{name}")
     in_two_processes(
         *(f"fsdp2:{name}" for name in SHARDED),

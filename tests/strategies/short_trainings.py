@@ -25,7 +25,8 @@ from rlff_lightning.data.replies import ScriptedReplies
 from rlff_lightning.dialogue.chat import ChatFormat
 from rlff_lightning.engines.transformers import TransformersEngine
 from rlff_lightning.engines.vllm import VLLMEngine
-from rlff_lightning.functional.objectives import GRPO
+from rlff_lightning.functional.objectives import DAPO, GRPO
+from rlff_lightning.functional.policy_objective import PolicyObjective
 from rlff_lightning.models.backbone import Backbone, LoraSettings
 from rlff_lightning.models.sharding import whole
 from rlff_lightning.modules.policy import PolicyModule
@@ -96,18 +97,26 @@ class AloneForTwo(PolicyModule):
 
 
 class Steps(Callback):
-    """Keeps every step's loss and KL, and the gradients that the first step went by."""
+    """Keeps every step's loss and KL, and the gradients that the first step went by.
+
+    And the tokens of every micro-batch of a policy: of one process for two, the ranks' in turn.
+    """
 
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.kls: list[float] = []
+        self.tokens: list[int] = []
         self.gradients: dict[str, Tensor] = {}
         self.step = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *rest: Any
+    ) -> None:
+        if isinstance(batch, Experience):
+            self.tokens.append(int(batch.completion_mask.sum()))
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
@@ -174,15 +183,17 @@ def reward(kind: str, made: Path) -> tuple[Any, Any]:
     return RewardModule(backbone, learning_rate=1e-3), data
 
 
-def policy(kind: str, made: Path) -> tuple[Any, Any]:
+def policy(
+    kind: str, made: Path, objective: PolicyObjective | None = None, max_tokens: int = 12
+) -> tuple[Any, Any]:
     model = str(made / "model")
     module = (AloneForTwo if WORLD == 1 else PolicyModule)(
         Backbone(model, **BACKBONES[kind]),
         TransformersEngine(model, max_model_len=512, dtype=BACKBONES[kind].get("dtype", "float32")),
         LiveConversations(ScriptedSeeker(), ScriptedCritic(), max_turns=3),
         [Vowels(), FormatScorer(0.5)],
-        GRPO(kl_coef=0.05),
-        RolloutSettings(prompts=2, group_size=4, max_tokens=12, updates=2),
+        objective or GRPO(kl_coef=0.05),
+        RolloutSettings(prompts=2, group_size=4, max_tokens=max_tokens, updates=2),
         learning_rate=1e-3,
         # The 4-bit policy's weights as they are; the engine itself has others.
         adapter_sync="merged" if kind == "qlora" else "adapter",
@@ -192,10 +203,16 @@ def policy(kind: str, made: Path) -> tuple[Any, Any]:
     return module, None
 
 
+def token_policy(kind: str, made: Path) -> tuple[Any, Any]:
+    # A sequence counts as a sequence on any rank; tokens differ, where replies end by themselves.
+    return policy(kind, made, DAPO(kl_coef=0.05), max_tokens=48)
+
+
 STAGES: dict[str, Callable[[str, Path], tuple[Any, Any]]] = {
     "supervised": supervised,
     "reward": reward,
     "policy": policy,
+    "token_policy": token_policy,
 }
 
 
@@ -239,6 +256,7 @@ def train(folder: Path, order: str) -> None:
     if trainer.is_global_zero:
         (target / "losses.json").write_text(json.dumps(steps.losses))
         (target / "kls.json").write_text(json.dumps(steps.kls))
+        (target / "tokens.json").write_text(json.dumps(steps.tokens))
         torch.save(steps.gradients, target / "gradients.pt")
         frequencies = [b for n, b in module.named_buffers() if n.endswith("rotary_emb.inv_freq")]
         torch.save(frequencies, target / "frequencies.pt")

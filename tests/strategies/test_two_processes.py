@@ -56,6 +56,16 @@ def test_two_processes_end_with_the_weights_of_one(made: Path, run_of_two: str) 
     assert max(weight.abs().max().item() for weight in moved) > 100 * ROUNDING
 
 
+def test_the_policy_that_averages_over_tokens_has_other_numbers_of_them_on_each_rank(
+    made: Path,
+) -> None:
+    # Else dividing by a rank's own tokens would pass for dividing by those of both.
+    tokens = json.loads((made / "one" / "token_policy-full" / "tokens.json").read_text())
+    pairs = list(zip(tokens[::2], tokens[1::2], strict=True))
+    assert len(pairs) == 20
+    assert sum(first != second for first, second in pairs) > 10
+
+
 @pytest.mark.parametrize(
     ("run", "same_as"),
     [
