@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +14,7 @@ from rlff_lightning.engines.base import Engine
 from rlff_lightning.engines.processes import wait_for_all
 from rlff_lightning.errors import StoppedRun
 from rlff_lightning.models.adapters import merged_weights
-from rlff_lightning.models.sharding import gathered, named_whole_weights
+from rlff_lightning.models.sharding import gathered, named_whole_weights, unwrapped
 
 AdapterSync = Literal["adapter", "merged"]
 """An adapter is served beside the engine's base weights, or merged into all weights."""
@@ -179,10 +180,25 @@ def _own_logps(
     device = next(model.parameters()).device
     rows = [torch.tensor([*p, *c]) for p, c in zip(prompts, completions, strict=True)]
     tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-    logits = model(input_ids=tokens).logits
+    reads = [
+        range(len(p) - 1, len(p) + len(c) - 1) for p, c in zip(prompts, completions, strict=True)
+    ]
+    places = sorted({place for read in reads for place in read})
+    logits = _logits_at(model, tokens, torch.tensor(places, dtype=torch.long, device=device))
     found = []
-    for row, prompt, completion in zip(range(len(rows)), prompts, completions, strict=True):
-        read = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
-        chosen = tokens[row, len(prompt) : len(prompt) + len(completion), None]
-        found.append(logits[row, read].float().log_softmax(-1).gather(1, chosen)[:, 0])
+    for row, read in enumerate(reads):
+        own = logits[row, [places.index(place) for place in read]]
+        chosen = tokens[row, [place + 1 for place in read], None]
+        found.append(own.float().log_softmax(-1).gather(1, chosen)[:, 0])
     return torch.cat(found).cpu()
+
+
+def _logits_at(model: nn.Module, tokens: Tensor, places: Tensor) -> Tensor:
+    """Logits of a few places: of all, a vocabulary of 150,000 fills gigabytes."""
+    inner = unwrapped(model)
+    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # PEFT's
+    if "logits_to_keep" in signature(base.forward).parameters:
+        kept: Tensor = model(input_ids=tokens, logits_to_keep=places).logits
+        return kept
+    whole: Tensor = model(input_ids=tokens).logits
+    return whole[:, places]

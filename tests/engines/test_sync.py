@@ -124,6 +124,16 @@ def test_log_probabilities_that_are_no_numbers_stop_the_run():
         verify_sync(_Uniform(float("nan")), _Fixed(), *PAIRS, max_mismatch=1e9)
 
 
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_a_probe_makes_no_logits_but_those_it_reads(engine, model, prompts, is_adapted):
+    made = []
+    model.lm_head.register_forward_hook(lambda *call: made.append(call[2].shape))
+    probed = get_peft_model(model, LoraConfig(r=4)) if is_adapted else model
+    assert probe(probed, engine, prompts, COMPLETIONS).max_abs < 1e-5
+    # Prompts of 5, 17, 33, 40, 64 and 80 tokens: seven places behind each, of the 87 in a row.
+    assert made == [(12, 6 * 7, model.config.vocab_size)]
+
+
 def test_a_probe_without_tokens_is_refused(engine, model):
     with pytest.raises(ValueError, match="must have a completion token"):
         probe(model, engine, [[1, 2]], [[]])
