@@ -19,7 +19,7 @@ from rlff_lightning.models.backbone import Backbone, LanguageModel
 from rlff_lightning.models.group_inputs import Sharing
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.saving import save_model
-from rlff_lightning.modules.policy_settings import check_agreement
+from rlff_lightning.modules.policy_settings import check_agreement, check_batches
 from rlff_lightning.modules.schedules import by_step, check_optimizer
 from rlff_lightning.modules.trained import TrainedModule
 from rlff_lightning.modules.update_report import UpdateReport, peak_memory_mb
@@ -144,6 +144,7 @@ class PolicyModule(TrainedModule, Learner):
             num_parts=self.trainer.accumulate_grad_batches,
             seed=derive_seed(self.seed, "rank", self.global_rank),
         )
+        check_batches(self.trainer, self.experience)
         for state in self._resumed:
             self.experience.load_state_dict(state)
         self._resumed = []

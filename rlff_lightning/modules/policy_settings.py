@@ -1,9 +1,13 @@
-"""What a policy's objective and its rollout must agree on."""
+"""What a policy's objective, its rollout and its Trainer must agree on."""
 
+from typing import Any
+
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.functional.policy_objective import PolicyObjective
+from rlff_lightning.rollout.loader import ExperienceLoader
 from rlff_lightning.rollout.settings import RolloutSettings
 
 
@@ -34,4 +38,31 @@ def check_agreement(objective: PolicyObjective, rollout: RolloutSettings) -> Non
         rank_zero_warn(
             f"{owner} is meant for advantages that no std divides: set rollout.advantage_scale to "
             f"none, got {rollout.advantage_scale!r}"
+        )
+
+
+def check_batches(trainer: Any, experience: ExperienceLoader) -> None:
+    """Refuse a Trainer that would step in the middle of an update, or end an epoch in one.
+
+    Args:
+        trainer: Of the policy.
+        experience: What it trains on.
+
+    Raises:
+        UserError: If accumulation changes on the way, or an epoch is limited to a part of an
+            iteration.
+    """
+    if any(isinstance(one, GradientAccumulationScheduler) for one in trainer.callbacks):
+        raise UserError(
+            "trainer.callbacks must hold no GradientAccumulationScheduler: an iteration is cut "
+            "into micro-batches once; set trainer.accumulate_grad_batches"
+        )
+    limit, whole = trainer.limit_train_batches, len(experience)
+    given = min(limit if isinstance(limit, int) else int(limit * whole), whole)
+    needed = experience.batches_per_iteration
+    if given % needed and not trainer.fast_dev_run:
+        raise UserError(
+            f"trainer.limit_train_batches must make whole iterations of {needed} micro-batches "
+            f"(accumulate_grad_batches, rollout.updates and rollout.epochs), got {limit!r} of "
+            f"{whole}; set rollout.iterations_per_epoch"
         )

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
 from rlff_lightning.engines.sync import Mismatch
@@ -189,6 +190,35 @@ def test_a_precision_that_rounds_log_probabilities_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=rf"trainer.precision must .* got '{precision}'; take bf16"):
         fit(tiny_policy(), tmp_path, quiet_trainer, max_steps=1, precision=precision)
+
+
+@pytest.mark.parametrize(("limit", "is_fine"), [(2, True), (0.5, True), (1, False), (0.75, False)])
+def test_an_epoch_is_limited_to_whole_iterations(
+    limit: float,
+    is_fine: bool,
+    tiny_policy: Callable[..., PolicyModule],
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    # An epoch has two iterations of two updates.
+    module = tiny_policy(rollout={"iterations_per_epoch": 2})
+    settings = {"max_epochs": 1, "limit_train_batches": limit}
+    if is_fine:
+        fit(module, tmp_path, quiet_trainer, **settings)
+        assert module.experience is not None
+        assert module.experience.iteration == 1
+        return
+    with pytest.raises(UserError, match=r"whole iterations of 2 micro-batches .* got .* of 4; set"):
+        fit(module, tmp_path, quiet_trainer, **settings)
+
+
+def test_accumulation_that_changes_is_refused(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    changing = GradientAccumulationScheduler({0: 1, 1: 2})
+    trainer = quiet_trainer(tmp_path, callbacks=[changing], max_steps=1)
+    with pytest.raises(UserError, match=r"no GradientAccumulationScheduler: .* set trainer.acc"):
+        trainer.fit(tiny_policy())
 
 
 def test_two_scorers_of_one_name_are_refused(tiny_policy: Callable[..., PolicyModule]) -> None:
