@@ -17,7 +17,7 @@ from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.modules.sample_figures import describe_samples, mean_with_interval
 from rlff_lightning.modules.sample_files import Scored, print_samples, read_quality, write_samples
-from rlff_lightning.rollout.scorers import Sampled, Scorer, check_scorers
+from rlff_lightning.rollout.scorers import Sampled, Scorer, check_reads_text, check_scorers
 from rlff_lightning.seeds import derive_seed, run_seed
 from rlff_lightning.types import Conversation, Message
 
@@ -60,6 +60,7 @@ class SamplesModule(LightningModule):
         if not policies or not scorers:
             raise UserError("SamplesModule must have a policy and a scorer, got none")
         check_scorers("SamplesModule", scorers)
+        check_reads_text("SamplesModule", scorers)
         if taken := sorted({HUMAN, ELSEWHERE} & set(policies)):
             raise UserError(f"SamplesModule.policies must not be named {taken[0]!r}")
         self.policies = policies

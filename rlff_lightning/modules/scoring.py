@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from rlff_lightning.data.scoring_rows import RowToScore
-from rlff_lightning.rollout.scorers import Sampled, Scorer
+from rlff_lightning.rollout.scorers import Sampled, Scorer, check_reads_text
 
 Rewards = dict[int, tuple[str, float]]
 """A row's id and its reward, by its place in the file."""
@@ -24,6 +24,7 @@ class ScoringModule(LightningModule):
 
     def __init__(self, scorer: Scorer) -> None:
         super().__init__()
+        check_reads_text("ScoringModule", [scorer])
         self.scorer = scorer
 
     @override

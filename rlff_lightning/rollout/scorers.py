@@ -59,6 +59,9 @@ class Scorer(ABC):
     name: str
     """Names the term in logs: ``rollout/reward/<name>``; no two terms of a reward share it."""
 
+    reads_tokens: bool = False
+    """It looks at a completion's token ids, which a reply that nobody sampled does not have."""
+
     def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         self.weight = weight
         if name is not None:
@@ -105,6 +108,24 @@ def check_scorers(owner: str, scorers: Sequence[Scorer]) -> None:
             raise UserError(
                 f"{owner}.scorers must have names of their own, got {name!r}, which is that of "
                 f"{other}; give the scorer a name"
+            )
+
+
+def check_reads_text(owner: str, scorers: Sequence[Scorer]) -> None:
+    """Refuse terms of a completion's tokens where replies are known as text alone.
+
+    Args:
+        owner: Whose ``scorers`` they are, for the message.
+        scorers: Terms of one reward.
+
+    Raises:
+        UserError: If one reads token ids.
+    """
+    for scorer in scorers:
+        if scorer.reads_tokens:
+            raise UserError(
+                f"{owner} must have scorers of a reply's text, got {type(scorer).__name__}: it "
+                "reads sampled tokens, which a reply from a file does not have; leave it out"
             )
 
 

@@ -24,6 +24,7 @@ class OverlongScorer(Scorer):
     """
 
     name = "overlong"
+    reads_tokens = True
 
     def __init__(
         self, buffer_tokens: int, max_tokens: int | None = None, weight: float = 1.0
@@ -70,6 +71,7 @@ class TokenRepetitionScorer(Scorer):
     """
 
     name = "token_repetition"
+    reads_tokens = True
 
     def __init__(self, ngram_size: int = 3, weight: float = 1.0) -> None:
         super().__init__(weight)

@@ -16,6 +16,7 @@ from rlff_lightning.errors import UserError
 from rlff_lightning.modules.scoring import ScoringModule
 from rlff_lightning.rollout.reward_scorer import RewardModelScorer
 from rlff_lightning.rollout.scorers import RepetitionScorer, Sampled
+from rlff_lightning.rollout.shaping_scorers import OverlongScorer, TokenRepetitionScorer
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +145,10 @@ def test_other_endings_and_other_modules_are_refused(
         quiet_trainer(tmp_path, callbacks=[ScoresWriter()]).predict(
             ScoringModule(RepetitionScorer()), [0]
         )
+
+
+@pytest.mark.parametrize("scorer", [OverlongScorer(4, max_tokens=8), TokenRepetitionScorer()])
+def test_a_scorer_of_tokens_is_refused_as_a_files_replies_are_text(scorer: Any) -> None:
+    # It would give every reply 0, as it finds no tokens.
+    with pytest.raises(UserError, match=r"ScoringModule must have scorers of a reply's text, got"):
+        ScoringModule(scorer)
