@@ -1,14 +1,37 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 
 from rlff_lightning.modules.policy import PolicyModule
+from rlff_lightning.rollout.scorers import FormatScorer, Sampled
 
 TWO = {"strategy": "ddp_fork", "devices": 2}
+
+
+class BrokenOnSecondRank(FormatScorer):
+    """Has no number for the second rank's completions."""
+
+    def score(self, samples: Sequence[Sampled]) -> Tensor:
+        return super().score(samples) + (torch.nan if torch.distributed.get_rank() else 0.0)
+
+
+@pytest.mark.timeout(120)
+def test_what_stops_one_process_ends_both(
+    tiny_policy: Callable[..., PolicyModule], quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tiny_policy(scorers=[BrokenOnSecondRank()])
+    # The first process waits for the other's part of the window, and must not for ever; on a busy
+    # machine it may be the one that is heard.
+    line = "Scorer format gave 16 of 16 completions|Connection closed by peer"
+    with pytest.raises(ProcessRaisedException, match=line):
+        quiet_trainer(tmp_path, **TWO, max_steps=1).fit(module)
 
 
 def test_two_processes_resume_each_with_its_own_experience(

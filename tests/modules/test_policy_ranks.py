@@ -8,4 +8,4 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def test_two_ranks_keep_their_promises(fresh_pytest: Callable[[str], int]) -> None:
-    assert fresh_pytest("ranks_in_a_fresh_process.py") == 1
+    assert fresh_pytest("ranks_in_a_fresh_process.py") == 2
