@@ -34,6 +34,7 @@ from rlff_lightning.agents.self_play import play
 from rlff_lightning.engines.base import Completion, Engine, Sampling
 from rlff_lightning.engines.engine_chat import EngineChatModel
 from rlff_lightning.engines.vllm import VLLMEngine
+from rlff_lightning.engines.vllm_queue import compilation
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.simulation.futures import FutureSettings
 from rlff_lightning.simulation.tally import Tally
@@ -92,7 +93,7 @@ def bare(engine: RecordingEngine, calls: Sequence[Sampled], *, with_seeds: bool)
         for call in calls
     ]
     prompts = [TokensPrompt(prompt_token_ids=list(call.prompt)) for call in calls]
-    with engine._queue._compilation(llm):
+    with compilation(llm):
         llm.generate(prompts, params, use_tqdm=False)
 
 
@@ -104,7 +105,7 @@ def main() -> int:
     parser.add_argument("--train-steps", type=int, default=0, help="of the pocket model")
     parser.add_argument("--contexts", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--batches-at-once", type=int, default=3)
+    parser.add_argument("--batches-at-once", type=int, default=2)
     parser.add_argument("--conversations", type=int, default=64, help="together and one by one")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--max-tokens", type=int, default=48)
@@ -195,10 +196,10 @@ def measure(
     opened = cast.seeker.open(range(options.conversations))
     turns = [0, 0]
     few = opened[::16]
-    plays = Together(cast, lambda place, cast: play([opened[place]], cast, max_turns=4)[0])
+    plays = Together(lambda place: play([opened[place]], cast, max_turns=4)[0])
 
     def together() -> None:
-        turns[0] = sum(len(e.verdicts) for e in plays.finish(0, [range(len(opened))], 1))
+        turns[0] = sum(len(e.verdicts) for e in plays.finish(0, [range(len(opened))], len(opened)))
 
     def one_by_one() -> None:
         episodes = [play([state], cast, max_turns=4)[0] for state in few]

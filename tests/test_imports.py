@@ -18,7 +18,7 @@ FLOORS = [
     {"cli", "commands", "report"},
 ]
 ONLY_IN = {
-    "vllm": ("engines/vllm.py", "engines/vllm_transfer.py", "engines/vllm_weights.py"),
+    "vllm": ("engines/vllm",),
     "transformers": ("models/", "engines/transformers.py"),
     "peft": ("models/", "engines/transformers.py"),
     "bitsandbytes": ("models/", "engines/transformers.py"),

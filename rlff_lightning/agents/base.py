@@ -25,8 +25,9 @@ class Supporter(ABC):
     def is_concurrent(self) -> bool:
         """Whether several threads may be within its calls, though one runs at a time.
 
-        True of an agent that waits for nothing, or by ``engines.waiting.wait_for`` alone. Others
-        are asked by one thread, for all that wait for them.
+        True of an agent that waits for nothing, or by ``engines.waiting.wait_for`` alone, as the
+        project's engines and servers do. Others are asked by one thread, for all that wait for
+        them.
         """
         return False
 

@@ -3,8 +3,11 @@
 import asyncio
 import os
 from collections.abc import Coroutine
-from threading import Thread
+from concurrent.futures import Future
+from threading import Event, Thread
 from typing import Any, TypeVar
+
+from rlff_lightning.engines.waiting import wait_for
 
 T = TypeVar("T")
 
@@ -23,9 +26,11 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for a coroutine; an interrupt cancels it."""
+        """Wait for a coroutine, as ``waiting.wait_for`` does; an interrupt cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future.add_done_callback(lambda _: _news.set())
         try:
+            wait_for(_Awaited(future))
             return future.result()
         except BaseException:
             future.cancel()
@@ -36,3 +41,25 @@ class LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class _Awaited:
+    """What a loop works on."""
+
+    is_elsewhere = True
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    @property
+    def is_done(self) -> bool:
+        return self._future.done()
+
+    def advance(self) -> None:
+        # Whoever waits for several looks at all of them after this.
+        _news.wait()
+        _news.clear()
+
+
+_news = Event()
+"""Some coroutine has ended since somebody looked."""

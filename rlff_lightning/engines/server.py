@@ -94,6 +94,10 @@ class ServerChatModel(ChatModel):
     def name(self) -> str:
         return self.model
 
+    @property
+    def is_concurrent(self) -> bool:
+        return True
+
     def answer(self, chats: Sequence[Chat], sampling: ChatSampling) -> list[Answer]:
         from rlff_lightning.engines.server_answers import chat_body, read_texts, unwrapped
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class RequestQueue:
     """Keeps vLLM's batches full: whoever asks joins the others' steps at once.
 
-    Only who does the work (``waiting.wait_for``) touches vLLM, and starts it.
+    Whoever does the work (``waiting.wait_for``) starts vLLM and gives it its requests.
 
     Args:
         running: Gives the engine, and starts it at first.
@@ -61,15 +61,17 @@ class RequestQueue:
     def advance(self) -> None:
         """Compute until some request has its output."""
         llm = self._running()
-        with rng_kept(), self._compilation(llm):
+        with rng_kept(), compilation(llm):
             self._submit(llm)
-            is_any_done = False
-            while not is_any_done:
+            num_open = len(self._owners)
+            while len(self._owners) == num_open:
+                if not llm.llm_engine.has_unfinished_requests():
+                    raise RuntimeError(f"vLLM dropped {num_open} requests without an answer")
                 for output in llm.llm_engine.step():
-                    if output.finished:
+                    # One without an owner was given up while vLLM took it in.
+                    if output.finished and output.request_id in self._owners:
                         owner = self._owners.pop(output.request_id)
                         owner.outputs[output.request_id] = output  # type: ignore[assignment]
-                        is_any_done = True
 
     def _submit(self, llm: "LLM") -> None:
         from vllm import SamplingParams
@@ -77,7 +79,8 @@ class RequestQueue:
 
         if not self._keep_prefixes and not self._owners:
             llm.reset_prefix_cache()
-        for requests in self._new:
+        while self._new:
+            requests = self._new.pop(0)
             inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in requests.prompts]
             params = [
                 SamplingParams(detokenize=False, flat_logprobs=True, skip_clone=True, **setting)
@@ -88,7 +91,6 @@ class RequestQueue:
             # vLLM names a request by its number, and within itself by that and random letters.
             requests.names = [name.partition("-")[0] for name in names]
             self._owners.update(dict.fromkeys(requests.names, requests))
-        self._new = []
 
     def _give_up(self, requests: "_Requests") -> None:
         self._new = [others for others in self._new if others is not requests]
@@ -100,14 +102,11 @@ class RequestQueue:
         if unfinished:
             self._running().llm_engine.abort_request(unfinished, internal=True)
 
-    def _compilation(self, llm: "LLM") -> AbstractContextManager[object]:
-        """Keep vLLM, where it runs eagerly, from compiling its sampler: it takes 10 s and g++."""
-        is_eager = llm.llm_engine.model_config.enforce_eager
-        return torch.compiler.set_stance("force_eager") if is_eager else nullcontext()
-
 
 class _Requests:
     """What one caller waits for."""
+
+    is_elsewhere = False
 
     def __init__(
         self,
@@ -125,3 +124,9 @@ class _Requests:
     @property
     def is_done(self) -> bool:
         return len(self.outputs) == len(self.prompts)
+
+
+def compilation(llm: "LLM") -> AbstractContextManager[object]:
+    """Keep vLLM, where it runs eagerly, from compiling its sampler: it takes 10 s and g++."""
+    is_eager = llm.llm_engine.model_config.enforce_eager
+    return torch.compiler.set_stance("force_eager") if is_eager else nullcontext()

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from rlff_lightning.agents.base import Cast, Critic, Seeker, Supporter
+from rlff_lightning.agents.joint import joint_cast
 from rlff_lightning.errors import UserError
 from rlff_lightning.seeds import derive_seed, run_seed
 from rlff_lightning.simulation.candidates import CandidateSettings
@@ -34,9 +35,9 @@ class SimulationModule(LightningModule):
         futures: The reward.
         num_contexts: Contexts to label.
         batch_size: Contexts that are stored together, per process.
-        batches_at_once: Batches whose contexts are played at once, per process, each context at
-            its own pace. More fill the engine's batches; a kill loses what is unfinished of all of
-            them.
+        batches_at_once: As many contexts as so many batches have are played at once, per process,
+            each at its own pace; where one ends the next begins. More fill the engine's batches; a
+            kill loses them, and what is finished of a batch that is not.
         seed: Root of every draw; the same seed gives the same table. ``None`` takes the run's
             ``seed_everything``.
         retry_quarantined: Take up contexts again that an earlier run gave up.
@@ -52,7 +53,7 @@ class SimulationModule(LightningModule):
         futures: FutureSettings | None = None,
         num_contexts: int = 1000,
         batch_size: int = 64,
-        batches_at_once: int = 3,
+        batches_at_once: int = 2,
         seed: int | None = None,
         retry_quarantined: bool = False,
     ) -> None:
@@ -88,7 +89,7 @@ class SimulationModule(LightningModule):
         self.retry_quarantined = retry_quarantined
         self.earlier = Tally()
         self._left_out: Collection[int] = ()
-        self._together = Together(self.cast, self._play)
+        self._together = Together(self._play)
         self._batches: list[list[int]] = []
 
     def leave_out(self, finished: Collection[int], quarantined: Collection[int] = ()) -> None:
@@ -123,16 +124,18 @@ class SimulationModule(LightningModule):
     def predict_step(self, batch: Sequence[int], batch_idx: int) -> dict[int, Simulated]:
         if not batch:
             return {}
-        found = self._together.finish(batch_idx, self._batches, self.batches_at_once)
-        self._count(found)
+        num_live = self.batch_size * self.batches_at_once
+        found = self._together.finish(batch_idx, self._batches, num_live)
         return dict(zip(batch, found, strict=True))
 
-    def _play(self, number: int, cast: Cast) -> Simulated:
+    def _play(self, number: int) -> Simulated:
+        cast = joint_cast(self.cast)
         seed = derive_seed(self.seed, "simulation")
         contexts = self.contexts.contexts([number], cast, seed=seed)
         human = self.contexts.replies([number], seed=seed) if self.contexts.has_replies else None
         simulator = FutureSimulator(cast, self.futures)
         [found] = simulate(contexts, cast.supporter, self.candidates, simulator, human)
+        self._count(found)
         return found
 
     def _end_if_told(self) -> None:
@@ -140,13 +143,11 @@ class SimulationModule(LightningModule):
         if self.trainer.received_sigterm:
             raise SIGTERMException
 
-    def _count(self, found: Sequence[Simulated]) -> None:
-        failed = sum(bool(result.failure) for result in found)
-        self.tally.quarantined += failed
-        self.tally.finished += len(found) - failed
-        replies = [reply for result in found for reply in result.replies]
-        futures = [future for reply in replies for future in reply.futures]
-        self.tally.replies += len(replies)
+    def _count(self, found: Simulated) -> None:
+        self.tally.quarantined += bool(found.failure)
+        self.tally.finished += not found.failure
+        futures = [future for reply in found.replies for future in reply.futures]
+        self.tally.replies += len(found.replies)
         self.tally.futures += len(futures)
         self.tally.cut += sum(future.is_cut for future in futures)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlff_lightning.agents.base import Supporter
+from rlff_lightning.agents.joint import joint_supporter
 from rlff_lightning.errors import UserError
 from rlff_lightning.seeds import derive_seed
 from rlff_lightning.simulation.futures import Candidate
@@ -70,7 +71,8 @@ def sample_candidates(
     kept = [_thin(candidates, settings.num_candidates) for candidates in own]
     if settings.proposer is None:
         return kept
-    proposed = _sample(contexts, settings.proposer, settings.num_proposed, "proposer")
+    proposer = joint_supporter(settings.proposer)
+    proposed = _sample(contexts, proposer, settings.num_proposed, "proposer")
     return [
         _first_failure([*mine, *others]) or _distinct([*mine, *others])
         for mine, others in zip(kept, proposed, strict=True)

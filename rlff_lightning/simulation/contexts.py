@@ -8,6 +8,7 @@ from random import Random
 from typing import TypeVar
 
 from rlff_lightning.agents.base import Cast, Supporter
+from rlff_lightning.agents.joint import joint_supporter
 from rlff_lightning.agents.self_play import play
 from rlff_lightning.dialogue.read_contexts import check_share, read_contexts
 from rlff_lightning.errors import UserError
@@ -59,7 +60,7 @@ class SelfPlayContexts(ContextSource):
         return [self.supporter] if self.supporter else []
 
     def contexts(self, numbers: Sequence[int], cast: Cast, *, seed: int) -> list[Conversation]:
-        cast = cast._replace(supporter=self.supporter or cast.supporter)
+        cast = cast._replace(supporter=joint_supporter(self.supporter or cast.supporter))
         opened = cast.seeker.open([derive_seed(seed, "context", number) for number in numbers])
         by_depth: dict[int, list[int]] = {}
         for index, state in enumerate(opened):
@@ -204,6 +205,6 @@ class MixedContexts(ContextSource):
         given: dict[int, Found] = {}
         for part in range(len(self.sources)):
             own = [number for number in numbers if number % len(self.sources) == part]
-            found = ask(part, [number // len(self.sources) for number in own])
+            found = ask(part, [number // len(self.sources) for number in own]) if own else []
             given.update(zip(own, found, strict=True))
         return [given[number] for number in numbers]

@@ -109,7 +109,6 @@ def test_every_context_of_a_collection_is_stored_once_or_quarantined_with_its_re
             futures=FutureSettings(num_futures=1, look_ahead=2),
             num_contexts=num_contexts,
             batch_size=4,
-            batches_at_once=1,
             seed=0,
             **settings,
         )

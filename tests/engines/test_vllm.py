@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from rlff_lightning.engines.base import Sampling
 from rlff_lightning.engines.vllm import VLLMEngine
-from rlff_lightning.engines.waiting import waits_by
+from rlff_lightning.engines.waiting import hosted_by
 from rlff_lightning.errors import UserError
 
 SEEDS = list(range(100, 112))
@@ -96,12 +97,12 @@ def test_callers_at_once_get_what_each_would_get_alone(engine, prompts):
     inner = []
 
     def ask_meanwhile(work):
-        with waits_by(_drive):
+        with hosted_by(SimpleNamespace(wait=_drive)):
             inner.append(engine.generate(prompts[2:5], short, SEEDS[2:5]))
         assert not work.is_done
         _drive(work)
 
-    with waits_by(ask_meanwhile):
+    with hosted_by(SimpleNamespace(wait=ask_meanwhile)):
         outer = engine.generate(prompts, long, SEEDS)
     assert (outer, *inner) == alone
 
@@ -119,7 +120,7 @@ def test_a_caller_who_gives_up_takes_its_requests_along(engine, prompts):
         engine._queue.advance()
         raise KeyboardInterrupt
 
-    with waits_by(give_up), pytest.raises(KeyboardInterrupt):
+    with hosted_by(SimpleNamespace(wait=give_up)), pytest.raises(KeyboardInterrupt):
         engine.generate(prompts, Sampling(max_tokens=5), SEEDS)
     assert not engine._running().llm_engine.has_unfinished_requests()
     assert engine.generate(prompts, sampling, SEEDS) == expected

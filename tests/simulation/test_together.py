@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.data.store import read_parts
 from rlff_lightning.engines.waiting import wait_for
 from rlff_lightning.modules.simulation import SimulationModule
+from rlff_lightning.simulation.candidates import CandidateSettings
+from rlff_lightning.simulation.contexts import SelfPlayContexts
 from rlff_lightning.types import Conversation, LabelledReply, Message
 
 
@@ -60,7 +63,7 @@ def collect(
     return read_parts(folder / "futures")
 
 
-def test_batches_out_of_step_write_the_same_rows_with_fewer_and_larger_calls(
+def test_contexts_together_write_the_same_rows_with_fewer_and_larger_calls(
     quiet_trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
     alone, together = Watched(), Watched()
@@ -82,6 +85,34 @@ def test_a_fault_within_one_batch_ends_all_and_leaves_nothing_behind(
     with pytest.raises(RuntimeError, match="out of memory"):
         collect(tmp_path, quiet_trainer, Watched(call), batch_size=5, batches_at_once=3)
     assert all_plays_ended()
+
+
+def test_who_writes_contexts_and_proposals_is_asked_for_all_plays_too(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    writer, proposer = Watched(), Watched()
+    collect(
+        tmp_path,
+        quiet_trainer,
+        MixedSupporter(),
+        batch_size=5,
+        batches_at_once=3,
+        contexts=SelfPlayContexts(writer),
+        candidates=CandidateSettings(proposer=proposer, num_proposed=2),
+    )
+    for asked in (writer, proposer):
+        assert asked.threads == {"MainThread"}
+        assert max(asked.sizes) >= 10
+
+
+def test_no_more_contexts_are_played_at_once_than_told_and_none_waits_for_a_batch(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    engine = Slow()
+    collect(tmp_path, quiet_trainer, Waiting(engine, 3), batch_size=5, batches_at_once=2)
+    assert max(engine.steps) == 10
+    # Where one ends the next begins, but for the last ones, and those far behind a batch.
+    assert mean(engine.steps[: len(engine.steps) // 2]) > 7
 
 
 class Broken(Watched):
@@ -111,12 +142,12 @@ class Slow:
         engine, left = self, [parts]
 
         class Request:
+            is_elsewhere = False
+            advance = staticmethod(engine.step)
+
             @property
             def is_done(self) -> bool:
                 return left[0] <= 0
-
-            def advance(self) -> None:
-                engine.step()
 
         self._waiting.append(left)
         try:
