@@ -1,10 +1,13 @@
-"""Throughput against a server: agents, and a bare async client with the very same requests.
+"""Throughput against a server: conversations, and a bare async client with the very same requests.
 
     python benchmarks/server_agents.py
     python benchmarks/server_agents.py --base-url http://127.0.0.1:8000/v1 --model NAME
 
 Without an address it starts vLLM with an untrained pocket model, whose answers all run into the
-token limit. Both sides take turns in one run; every round draws other seeds.
+token limit. One model plays all three roles of whole conversations, each at its own pace, as a
+simulation plays them; the bare client sends the same requests at the same concurrency, and need not
+wait for any answer before it sends the next. Both sides take turns in one run; every round draws
+other seeds.
 """
 
 import argparse
@@ -30,22 +33,25 @@ from rlff_lightning.agents.language_model_critic import LanguageModelCritic
 from rlff_lightning.agents.language_model_seeker import LanguageModelSeeker
 from rlff_lightning.agents.prompted_supporter import PromptedSupporter
 from rlff_lightning.agents.scripted.corpus import write_corpus
+from rlff_lightning.agents.self_play import play
 from rlff_lightning.dialogue.turns import reply_contexts
 from rlff_lightning.engines.chat_model import Answer, Chat, ChatSampling
 from rlff_lightning.engines.server import ServerChatModel
 from rlff_lightning.engines.server_answers import chat_body
 from rlff_lightning.seeds import derive_seed
-from rlff_lightning.types import Conversation, Message
+from rlff_lightning.simulation.together import Together
+from rlff_lightning.types import Conversation
 
 
 class RecordingModel(ServerChatModel):
     """Remembers what it was asked, so that the other side can ask the same."""
 
     bodies: list[dict[str, Any]]
+    """Of all requests so far."""
 
     def answer(self, chats: Sequence[Chat], sampling: ChatSampling) -> list[Answer]:
         """Answer as ever."""
-        self.bodies = [chat_body(self.model, chat, sampling) for chat in chats]
+        self.bodies += [chat_body(self.model, chat, sampling) for chat in chats]
         return super().answer(chats, sampling)
 
 
@@ -57,17 +63,18 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=128)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--turns", type=int, default=3, help="of each conversation")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with server(options.base_url) as url:
         cast = cast_of(url, options)
         contexts = scripted_contexts(options.conversations)
         asyncio.run(warmed_up(url, options.model))
-        play_turn(cast, contexts, 0)
+        play_on(cast, contexts[:8], 0, 1)
         rates: dict[str, list[float]] = {"agents": [], "bare": []}
         for number in range(1, options.rounds + 1):
             began = time.perf_counter()
-            tokens, bodies = play_turn(cast, contexts, number)
+            tokens, bodies = play_on(cast, contexts, number, options.turns)
             rates["agents"].append(tokens / (time.perf_counter() - began))
             bare_tokens, wall = asyncio.run(bare(url, bodies, options.concurrency))
             rates["bare"].append(bare_tokens / wall)
@@ -81,15 +88,12 @@ def main() -> int:
 
 def cast_of(url: str, options: argparse.Namespace) -> Cast:
     """Let one model play all three roles; every answer counts, so none is asked for again."""
-
-    def model() -> RecordingModel:
-        return RecordingModel(options.model, url, concurrency=options.concurrency)
-
+    model = RecordingModel(options.model, url, concurrency=options.concurrency)
     limits = {"max_tokens": options.max_tokens, "max_empty_retries": 0}
     return Cast(
-        PromptedSupporter(model(), **limits),
-        LanguageModelSeeker(model(), **limits),
-        LanguageModelCritic(model(), max_tokens=options.max_tokens),
+        PromptedSupporter(model, **limits),
+        LanguageModelSeeker(model, **limits),
+        LanguageModelCritic(model, max_tokens=options.max_tokens),
     )
 
 
@@ -100,21 +104,18 @@ def scripted_contexts(count: int) -> list[Conversation]:
     return contexts[:: max(1, len(contexts) // count)][:count]
 
 
-def play_turn(
-    cast: Cast, contexts: Sequence[Conversation], number: int
+def play_on(
+    cast: Cast, contexts: Sequence[Conversation], number: int, num_turns: int
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Let every role speak once in all contexts; give the sampled tokens and the requests."""
-    agents = (cast.supporter, cast.seeker, cast.critic)
-    before = [agent.counts for agent in agents]
+    """Carry all contexts on; give the sampled tokens and the requests."""
+    model: RecordingModel = cast.supporter.model  # type: ignore[attr-defined]
+    model.bodies = []
+    before = [agent.counts for agent in cast]
     states = [replace(c, seed=derive_seed(c.seed, number)) for c in contexts]
-    cast.supporter.reply(states)
-    told = Message(role="supporter", text="I hear you.")
-    heard = [replace(state, messages=(*state.messages, told)) for state in states]
-    cast.seeker.answer(heard)
-    cast.critic.judge(states)
-    used = [agent.counts - old for agent, old in zip(agents, before, strict=True)]
-    models = (agent.model for agent in agents)  # type: ignore[attr-defined]
-    return sum(one.completion_tokens for one in used), [b for m in models for b in m.bodies]
+    plays = Together(lambda n: play([states[n]], cast, max_turns=99, max_new_turns=num_turns))
+    plays.finish(0, [range(len(states))], len(states))
+    used = [agent.counts - old for agent, old in zip(cast, before, strict=True)]
+    return sum(one.completion_tokens for one in used), model.bodies
 
 
 async def warmed_up(url: str, model: str) -> None:
