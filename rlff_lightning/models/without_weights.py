@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import LanguageModel, LoraSettings, add_adapter
+from rlff_lightning.models.lean_layers import use_lean_layers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _BLOCK = 64
@@ -102,6 +103,7 @@ def build_without_weights(
         model: LanguageModel = add_adapter(base, adapter, task) if adapter else base
     if not adapter and quantize:
         raise UserError("Backbone.quantize needs Backbone.adapter: 4-bit weights cannot be trained")
+    use_lean_layers(model)
     model.train()
     return model
 

@@ -26,6 +26,7 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give small products to oneDNN too."""
     monkeypatch.setattr(products, "_MIN_MULTIPLY_ADDS", 0)
     monkeypatch.setattr(products, "_MIN_SUMMANDS", 0)
+    monkeypatch.setattr(products, "_SMALL_WEIGHT", 0)
 
 
 @pytest.fixture

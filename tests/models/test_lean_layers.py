@@ -1,0 +1,89 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from rlff_lightning.models.lean_layers import use_lean_layers
+
+SIZES = {
+    "vocab_size": 31,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+
+
+def built(config: PretrainedConfig) -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+def lean_kinds(model: nn.Module) -> set[str]:
+    return {name for m in model.modules() if (name := type(m).__name__).startswith("Lean")}
+
+
+def outcome(model: nn.Module) -> list[Tensor]:
+    ids = torch.arange(10).view(2, 5)
+    logits = model(ids).logits
+    model.zero_grad()
+    logits.square().sum().backward()
+    return [logits.detach(), *(weight.grad.clone() for weight in model.parameters())]
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds"),
+    [
+        (Qwen2Config(**SIZES), {"LeanQwen2RMSNorm", "LeanQwen2MLP"}),
+        (Qwen3Config(**SIZES), {"LeanQwen3RMSNorm", "LeanQwen3MLP"}),
+        (LlamaConfig(**SIZES), {"LeanLlamaRMSNorm", "LeanLlamaMLP"}),
+    ],
+    ids=["qwen2", "qwen3", "llama"],
+)
+def test_a_lean_model_computes_the_same(config: PretrainedConfig, kinds: set[str]) -> None:
+    model = built(config)
+    lean = copy.deepcopy(model)
+    use_lean_layers(lean)
+    assert lean_kinds(lean) == kinds
+    assert lean.state_dict().keys() == model.state_dict().keys()
+    for a, b in zip(outcome(lean), outcome(copy.deepcopy(model)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=1e-4)
+    # Once more changes nothing, and a copy is as lean.
+    use_lean_layers(lean)
+    assert lean_kinds(copy.deepcopy(lean)) == kinds
+
+
+def test_in_bfloat16_the_models_own_norm_decides_what_is_rounded() -> None:
+    model = built(Qwen2Config(**SIZES)).bfloat16()
+    lean = copy.deepcopy(model)
+    use_lean_layers(lean)
+    ids = torch.arange(10).view(2, 5)
+    torch.testing.assert_close(lean(ids).logits, model(ids).logits, atol=0.02, rtol=0.02)
+    norm = lean.get_submodule("model.norm")
+    rows = torch.randn(3, 16).bfloat16()
+    assert norm(rows).equal(model.get_submodule("model.norm")(rows))
+
+
+def test_layers_that_compute_something_else_stay_as_they_are() -> None:
+    # Gemma adds one to a norm's weight and has another gate.
+    model = built(GemmaConfig(**SIZES))
+    use_lean_layers(model)
+    assert not lean_kinds(model)
+    other = built(Qwen2Config(**SIZES, hidden_act="gelu"))
+    use_lean_layers(other)
+    assert lean_kinds(other) == {"LeanQwen2RMSNorm"}
