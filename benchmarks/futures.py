@@ -54,9 +54,9 @@ class Sampled(NamedTuple):
 class RecordingEngine(VLLMEngine):
     """Remembers what it sampled, so that the other side can sample as much."""
 
-    def __init__(self, folder: Path, max_model_len: int) -> None:
+    def __init__(self, folder: Path, max_model_len: int, kv_cache_gib: float = 1.0) -> None:
         super().__init__(
-            str(folder), max_model_len=max_model_len, kv_cache_gib=1.0, keep_prefixes=True
+            str(folder), max_model_len=max_model_len, kv_cache_gib=kv_cache_gib, keep_prefixes=True
         )
         self.calls: list[Sampled] = []
 
@@ -107,6 +107,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--batches-at-once", type=int, default=2)
     parser.add_argument("--conversations", type=int, default=64, help="together and one by one")
+    parser.add_argument("--kv-cache-gib", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--futures", type=int, default=2, help="per candidate")
@@ -119,7 +120,8 @@ def main() -> int:
             build_pocket(folder)
         warnings.simplefilter("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        engine = RecordingEngine(folder, 2048 if options.cast == "models" else 1024)
+        max_model_len = 2048 if options.cast == "models" else 1024
+        engine = RecordingEngine(folder, max_model_len, options.kv_cache_gib)
         cast = cast_of(options.cast, engine, options.max_tokens)
         futures = FutureSettings(num_futures=options.futures, look_ahead=4)
         measure(engine, cast, futures, options)

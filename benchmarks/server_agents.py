@@ -3,8 +3,8 @@
     python benchmarks/server_agents.py
     python benchmarks/server_agents.py --base-url http://127.0.0.1:8000/v1 --model NAME
 
-Without an address it starts vLLM with an untrained pocket model, whose answers all run into the
-token limit. One model plays all three roles of whole conversations, each at its own pace, as a
+Without an address it starts vLLM with a small model, which it trains to end its sentences unless a
+folder is named. One model plays all three roles of whole conversations, each at its own pace, as a
 simulation plays them; the bare client sends the same requests at the same concurrency, and need not
 wait for any answer before it sends the next. Both sides take turns in one run; every round draws
 other seeds.
@@ -25,7 +25,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
-from pocket_models import build_pocket
+from pocket_models import train_pocket
 from vllm_server import LocalServer
 
 from rlff_lightning.agents.base import Cast
@@ -59,14 +59,15 @@ def main() -> int:
     """Measure and print one line per round, then the ratio of the medians."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--base-url")
-    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--model", default="pocket", help="the server's name for it")
+    parser.add_argument("--folder", type=Path, help="of the model to serve")
     parser.add_argument("--conversations", type=int, default=128)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--turns", type=int, default=3, help="of each conversation")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with server(options.base_url) as url:
+    with server(options.base_url, options.folder) as url:
         cast = cast_of(url, options)
         contexts = scripted_contexts(options.conversations)
         asyncio.run(warmed_up(url, options.model))
@@ -87,9 +88,9 @@ def main() -> int:
 
 
 def cast_of(url: str, options: argparse.Namespace) -> Cast:
-    """Let one model play all three roles; every answer counts, so none is asked for again."""
+    """Let one model play all three roles."""
     model = RecordingModel(options.model, url, concurrency=options.concurrency)
-    limits = {"max_tokens": options.max_tokens, "max_empty_retries": 0}
+    limits = {"max_tokens": options.max_tokens}
     return Cast(
         PromptedSupporter(model, **limits),
         LanguageModelSeeker(model, **limits),
@@ -142,16 +143,17 @@ async def bare(url: str, bodies: Sequence[dict[str, Any]], concurrency: int) -> 
 
 
 @contextmanager
-def server(base_url: str | None) -> Iterator[str]:
-    """Use a running server, or start one with the pocket model and end it afterwards."""
+def server(base_url: str | None, folder: Path | None) -> Iterator[str]:
+    """Use a running server, or start one and end it afterwards."""
     if base_url:
         yield base_url
         return
-    with tempfile.TemporaryDirectory() as folder:
-        build_pocket(Path(folder))
-        with LocalServer(Path(folder)) as own:
-            own.start()
-            yield own.url
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        LocalServer(folder or train_pocket(Path(scratch), 250)) as own,
+    ):
+        own.start()
+        yield own.url
 
 
 if __name__ == "__main__":
