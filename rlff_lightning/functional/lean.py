@@ -50,6 +50,53 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
     return gated
 
 
+def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn the halves of each head by the token's angles.
+
+    (a, b) -> (a cos_1 - b sin_1, b cos_2 + a sin_2)
+
+    Args:
+        query: ``(B, heads, S, D)``.
+        key: ``(B, heads, S, D)``, perhaps of fewer heads.
+        cos: Cosines for both halves, ``(B, 1, S, D)``.
+        sin: Sines, ``(B, 1, S, D)``.
+
+    Source: RoPE, Su et al. 2021, arXiv:2104.09864, in the layout of transformers.
+    """
+    turned: tuple[Tensor, Tensor] = _Rotation.apply(  # type: ignore[no-untyped-call]
+        query, key, cos, sin
+    )
+    return turned
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        first, second = sin.chunk(2, -1)
+        return _turned(query, cos, -first, second), _turned(key, cos, -first, second)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, query_grad: Tensor, key_grad: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        first, second = sin.chunk(2, -1)
+        back = _turned(query_grad, cos, second, -first), _turned(key_grad, cos, second, -first)
+        return *back, None, None
+
+
+def _turned(rows: Tensor, cos: Tensor, of_second: Tensor, of_first: Tensor) -> Tensor:
+    turned = rows * cos
+    (a, b), (first, second) = rows.chunk(2, -1), turned.chunk(2, -1)
+    first.addcmul_(b, of_second)
+    second.addcmul_(a, of_first)
+    return turned
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -96,17 +96,29 @@ class _Linear(torch.autograd.Function):
         return rows_grad, weight_grad, bias_grad
 
 
-def _is_faster_by_onednn(rows: Tensor, columns: Tensor) -> bool:
+def is_plain_cpu(*tensors: Tensor) -> bool:
+    """Tell whether float32 tensors on a CPU are computed with as they are.
+
+    Subclasses, autocast, compilers and function transforms see through torch's own operations
+    alone.
+    """
     return (
-        # Subclasses, compilers and function transforms see through torch's own operations alone.
-        type(rows) is Tensor
-        and type(columns) in (Tensor, nn.Parameter)
+        all(
+            type(tensor) in (Tensor, nn.Parameter)
+            and tensor.device.type == "cpu"
+            and tensor.dtype == torch.float32
+            for tensor in tensors
+        )
+        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and rows.device.type == columns.device.type == "cpu"
-        and rows.dtype == columns.dtype == torch.float32
+    )
+
+
+def _is_faster_by_onednn(rows: Tensor, columns: Tensor) -> bool:
+    return (
+        is_plain_cpu(rows, columns)
         and rows.numel() * len(columns) >= _MIN_MULTIPLY_ADDS
-        and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
         and torch._C._has_mkldnn
         and torch.backends.cpu.get_cpu_capability() == "AVX512"

@@ -1,8 +1,12 @@
-"""Linear layers that multiply by a CPU's fastest kernel."""
+"""Linear layers that multiply by a CPU's fastest kernel, with adapters and without."""
 
+from typing import Any
+
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from rlff_lightning.functional.products import linear
+from rlff_lightning.functional.low_rank import low_rank_linear
+from rlff_lightning.functional.products import is_plain_cpu, linear
 
 
 class CPULinear(nn.Linear):
@@ -13,8 +17,41 @@ class CPULinear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+class CPULoraLinear(LoraLinear):
+    """A linear layer with LoRA, which a CPU computes as one where one plain adapter is active."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the layer's result with its active adapters', ``(..., K)`` to ``(..., N)``."""
+        name = self._plain_adapter()
+        if name is not None and not args and not kwargs:
+            base: Any = self.base_layer
+            down, up = (side[name].get_parameter("weight") for side in (self.lora_A, self.lora_B))
+            is_frozen = not base.weight.requires_grad
+            if is_frozen and is_plain_cpu(x, base.weight, down, up):
+                scale = self.scaling[name]
+                return low_rank_linear(x, base.weight, base.bias, down, up, scale)
+        result: Tensor = super().forward(x, *args, **kwargs)
+        return result
+
+    def _plain_adapter(self) -> str | None:
+        """Name the one adapter that is active, if nothing is done but to add what it computes."""
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or len(names) != 1:
+            return None
+        [name] = names
+        is_plain = (
+            type(self.base_layer) is CPULinear
+            and name not in self.lora_variant
+            and isinstance(self.lora_dropout[name], nn.Identity)
+            and self.lora_B[name].bias is None
+        )
+        return name if is_plain else None
+
+
 def use_cpu_linear(model: nn.Module) -> None:
     """Turn the model's plain linear layers into ``CPULinear``; weights and names stay."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = CPULinear
+        elif type(module) is LoraLinear:
+            module.__class__ = CPULoraLinear

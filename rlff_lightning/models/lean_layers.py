@@ -1,12 +1,15 @@
-"""Norms and gated layers of transformers' models that keep less for the backward pass."""
+"""Layers of transformers' models with a backward pass that keeps less, or takes fewer steps."""
 
+from collections.abc import Callable
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rlff_lightning.functional.lean import gated_silu, rms_norm
+from rlff_lightning.functional.lean import gated_silu, rms_norm, rotate
+from rlff_lightning.functional.products import is_plain_cpu
 
 
 def use_lean_layers(model: nn.Module) -> None:
@@ -18,6 +21,8 @@ def use_lean_layers(model: nn.Module) -> None:
         for lean, is_one in ((_LeanNorm, _is_plain_norm), (_LeanGated, _is_plain_gated)):
             if not isinstance(module, lean) and is_one(module):
                 module.__class__ = _leaner(lean, type(module))  # type: ignore[arg-type]
+        if _rotates_plainly(type(module)):  # type: ignore[arg-type]
+            module.__class__ = _rotating(type(module))  # type: ignore[arg-type]
 
 
 class _LeanNorm(nn.Module):
@@ -46,6 +51,53 @@ class _LeanGated(nn.Module):
 @cache
 def _leaner(lean: type[nn.Module], plain: type[nn.Module]) -> Any:
     return type(f"Lean{plain.__name__}", (lean, plain), {})
+
+
+@cache
+def _rotating(plain: Any) -> Any:
+    """Make an attention layer whose ``forward`` reads another rotation under that name."""
+    forward: FunctionType = plain.forward
+    own = {**forward.__globals__, _ROTATION: _rotation(forward.__globals__[_ROTATION])}
+    lean = FunctionType(
+        forward.__code__, own, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    lean.__kwdefaults__ = forward.__kwdefaults__
+    return type(f"Lean{plain.__name__}", (plain,), {"forward": lean})
+
+
+def _rotation(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> Any:
+        if not is_plain_cpu(query, key, cos, sin):
+            return plain(query, key, cos, sin)
+        return rotate(query, key, cos[:, None], sin[:, None])
+
+    return apply
+
+
+@cache
+def _rotates_plainly(kind: Any) -> bool:
+    forward = kind.forward
+    if not isinstance(forward, FunctionType) or _ROTATION not in forward.__code__.co_names:
+        return False
+    if kind.__name__.startswith("Lean") or _ROTATION not in forward.__globals__:
+        return False
+    query, key = (
+        torch.linspace(-2, 3, 24).view(1, 2, 3, 4),
+        torch.linspace(1, 4, 12).view(1, 1, 3, 4),
+    )
+    cos, sin = torch.linspace(-1, 1, 12).view(1, 3, 4), torch.linspace(0, 1, 12).view(1, 3, 4)
+    try:
+        found = forward.__globals__[_ROTATION](query, key, cos, sin)
+    except (TypeError, RuntimeError, ValueError):  # it rotates something else
+        return False
+    expected = rotate(query, key, cos[:, None], sin[:, None])
+    return len(found) == 2 and all(
+        torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in zip(found, expected, strict=True)
+    )
+
+
+_ROTATION = "apply_rotary_pos_emb"
+"""Name under which transformers' attention layers know their rotation."""
 
 
 def _is_plain_norm(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlff_lightning.functional.lean import gated_silu, rms_norm
+from rlff_lightning.functional.lean import gated_silu, rms_norm, rotate
 
 
 def plain_norm(rows: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -75,3 +75,14 @@ def test_function_transforms_see_torchs_own_operations() -> None:
     one = torch.func.grad(lambda x: gated_silu(x, rows).sum())(rows)
     other = torch.func.grad(lambda x: (nn.functional.silu(x) * rows).sum())(rows)
     torch.testing.assert_close(one, other)
+
+
+def test_a_quarter_turn_swaps_the_halves_and_gradients_turn_back() -> None:
+    query = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4)
+    cos, sin = torch.zeros(1, 1, 1, 4), torch.ones(1, 1, 1, 4)
+    turned, _ = rotate(query, query, cos, sin)
+    assert turned.flatten().tolist() == [-3.0, -4.0, 1.0, 2.0]
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, heads, 3, 4).double().requires_grad_() for heads in (2, 1)]
+    angles = [torch.randn(2, 1, 3, 4).double() for _ in range(2)]
+    assert torch.autograd.gradcheck(lambda q, k: rotate(q, k, *angles), inputs)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
+    GlmConfig,
     LlamaConfig,
     PretrainedConfig,
     Qwen2Config,
@@ -49,9 +50,9 @@ def outcome(model: nn.Module) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("config", "kinds"),
     [
-        (Qwen2Config(**SIZES), {"LeanQwen2RMSNorm", "LeanQwen2MLP"}),
-        (Qwen3Config(**SIZES), {"LeanQwen3RMSNorm", "LeanQwen3MLP"}),
-        (LlamaConfig(**SIZES), {"LeanLlamaRMSNorm", "LeanLlamaMLP"}),
+        (Qwen2Config(**SIZES), {"LeanQwen2RMSNorm", "LeanQwen2MLP", "LeanQwen2Attention"}),
+        (Qwen3Config(**SIZES), {"LeanQwen3RMSNorm", "LeanQwen3MLP", "LeanQwen3Attention"}),
+        (LlamaConfig(**SIZES), {"LeanLlamaRMSNorm", "LeanLlamaMLP", "LeanLlamaAttention"}),
     ],
     ids=["qwen2", "qwen3", "llama"],
 )
@@ -80,10 +81,13 @@ def test_in_bfloat16_the_models_own_norm_decides_what_is_rounded() -> None:
 
 
 def test_layers_that_compute_something_else_stay_as_they_are() -> None:
-    # Gemma adds one to a norm's weight and has another gate.
+    # Gemma adds one to a norm's weight and has another gate; GLM turns neighbours, not halves.
     model = built(GemmaConfig(**SIZES))
     use_lean_layers(model)
-    assert not lean_kinds(model)
+    assert lean_kinds(model) == {"LeanGemmaAttention"}
+    model = built(GlmConfig(**SIZES, pad_token_id=0))
+    use_lean_layers(model)
+    assert "LeanGlmAttention" not in lean_kinds(model)
     other = built(Qwen2Config(**SIZES, hidden_act="gelu"))
     use_lean_layers(other)
-    assert lean_kinds(other) == {"LeanQwen2RMSNorm"}
+    assert lean_kinds(other) == {"LeanQwen2RMSNorm", "LeanQwen2Attention"}
