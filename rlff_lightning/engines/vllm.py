@@ -292,7 +292,10 @@ class VLLMEngine(Engine):
         }
 
     def _gpu_settings(self) -> dict[str, Any]:
+        from rlff_lightning.engines.vllm_executor import OnCurrentGpu
+
         settings: dict[str, Any] = {
+            "distributed_executor_backend": OnCurrentGpu,
             "dtype": self.dtype,
             "enforce_eager": self.enforce_eager is True,
             "gpu_memory_utilization": self.gpu_memory_utilization,
