@@ -176,6 +176,7 @@ class PolicyModule(TrainedModule, Learner):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         self._update.start_clock()
 
     @override
