@@ -168,7 +168,7 @@ def check_saves(trainer: Trainer) -> None:
                 "checkpoint, and time is up within a window; set every_n_train_steps"
             )
     every = trainer.val_check_batch
-    if trainer.enable_validation and every != float("inf") and every % parts:
+    if trainer.enable_validation and every and every != float("inf") and every % parts:
         rank_zero_warn(
             f"trainer.val_check_interval of {every:g} batches is no multiple of "
             f"accumulate_grad_batches={parts}: after a validation within an accumulation window no "
