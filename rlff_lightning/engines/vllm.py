@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from rlff_lightning.engines.adapter_folder import base_and_adapter, check_adapter_folder
@@ -208,6 +209,8 @@ class VLLMEngine(Engine):
 
     def wake(self) -> None:
         if self.enable_sleep and self._llm is not None:
+            # vLLM asks the device itself: what torch keeps of an update would be missing.
+            torch.cuda.empty_cache()
             self._llm.wake_up()
 
     def close(self) -> None:
