@@ -31,7 +31,8 @@ def start(folder: Path, *words: str, status: int) -> "subprocess.Popen[bytes]":
     (folder / "status").write_text(str(status))
     job = {"RUN": str(folder), "SLURM_JOB_ID": "17", "SLURM_NNODES": "2"}
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **job, "SLURM_NTASKS_PER_NODE": "8", "PATH": path}
+    job |= {"SLURM_NTASKS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "12", "PATH": path}
+    environment = {**os.environ, **job}
     return subprocess.Popen(["bash", str(SCRIPT), *words], env=environment)
 
 
@@ -60,7 +61,8 @@ def test_training_goes_on_from_the_last_checkpoint_unless_another_is_named(tmp_p
     ):
         assert start(tmp_path, *words, status=0).wait(60) == 0
         said = (tmp_path / "srun.txt").read_text()
-        assert said == f"--kill-on-bad-exit=1 --label rlff {passed_on} {size}\n"
+        flags = "--kill-on-bad-exit=1 --cpus-per-task=12 --label"
+        assert said == f"{flags} rlff {passed_on} {size}\n"
 
 
 def test_a_rank_s_status_is_the_job_s(tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ class Supporter(ABC):
     def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
         """Write the next supporter message of each conversation, which ends with a seeker's."""
 
+    def start(self) -> None:
+        """Set up what the processes of a run must set up in the same step, if anything."""
+        return
+
     def close(self) -> None:
         """Free what the supporter holds."""
         return
@@ -60,6 +64,10 @@ class Seeker(ABC):
     @abstractmethod
     def answer(self, conversations: Sequence[Conversation]) -> list[Conversation]:
         """Append the seeker's answer to each conversation; each ends with a supporter's message."""
+
+    def start(self) -> None:
+        """Set up what the processes of a run must set up in the same step, if anything."""
+        return
 
     def close(self) -> None:
         """Free what the seeker holds."""
@@ -87,6 +95,10 @@ class Critic(ABC):
     @abstractmethod
     def name(self) -> str:
         """The judge's name and rule, as every reported success rate must state it."""
+
+    def start(self) -> None:
+        """Set up what the processes of a run must set up in the same step, if anything."""
+        return
 
     def close(self) -> None:
         """Free what the critic holds."""

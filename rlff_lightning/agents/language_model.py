@@ -84,5 +84,8 @@ class LanguageModelSupporter(Supporter):
         rest = iter(replies)
         return [message or next(rest) for message in messages]
 
+    def start(self) -> None:
+        self.engine.start()
+
     def close(self) -> None:
         self.engine.close()

@@ -89,6 +89,9 @@ class LanguageModelCritic(Critic):
         )
         return verdicts
 
+    def start(self) -> None:
+        self.model.start()
+
     def close(self) -> None:
         self.model.close()
 

@@ -94,6 +94,9 @@ class LanguageModelJudge(ReplyJudge):
         self._count_unread(read)
         return read
 
+    def start(self) -> None:
+        self.model.start()
+
     def close(self) -> None:
         self.model.close()
 

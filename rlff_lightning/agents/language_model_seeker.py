@@ -138,6 +138,9 @@ class LanguageModelSeeker(Seeker):
             for conversation, message in zip(conversations, messages, strict=True)
         ]
 
+    def start(self) -> None:
+        self.model.start()
+
     def close(self) -> None:
         self.model.close()
 

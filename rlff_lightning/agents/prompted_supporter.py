@@ -68,6 +68,9 @@ class PromptedSupporter(Supporter):
         self.counts += counts
         return messages
 
+    def start(self) -> None:
+        self.model.start()
+
     def close(self) -> None:
         self.model.close()
 

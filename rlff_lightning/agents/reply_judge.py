@@ -54,6 +54,10 @@ class ReplyJudge(ABC):
             One preference per context; ``None`` where the answer could not be read.
         """
 
+    def start(self) -> None:
+        """Set up what the processes of a run must set up in the same step, if anything."""
+        return
+
     def close(self) -> None:
         """Free what the judge holds."""
         return

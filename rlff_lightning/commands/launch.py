@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
         node=options.node_rank,
         nodes=options.nodes,
         silence_s=options.silence,
+        patience_s=options.patience,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
@@ -72,8 +73,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace, command: Sequence[str], link: "NodeLink") -> "Failure | None":
     """Run the ranks of this node to their end; tell who died first, if any did."""
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from rlff_lightning.commands.node_link import Failure, first
@@ -110,6 +113,15 @@ def _run(options: argparse.Namespace, command: Sequence[str], link: "NodeLink") 
                 time=failed.timestamp,
             )
             for rank, failed in error.failures.items()
+        )
+    except (DistError, RendezvousError) as error:
+        return Failure(
+            who=here,
+            cause=f"no meeting of the nodes at {options.head}:{options.port} within "
+            f"--patience {options.patience} s: {one_line(str(error))[:200]}; is --port free, and "
+            "has every node started?",
+            is_mistake=True,
+            time=time.time(),
         )
     except SignalException as stopped:
         if link.failures():

@@ -62,11 +62,21 @@ class NodeLink:
         node: This node, from 0.
         nodes: Nodes of the run.
         silence_s: Time without a beat after which a node counts as lost.
+        patience_s: Longest time to wait for node 0 to start.
     """
 
-    def __init__(self, head: str, port: int, *, node: int, nodes: int, silence_s: float) -> None:
+    def __init__(
+        self,
+        head: str,
+        port: int,
+        *,
+        node: int,
+        nodes: int,
+        silence_s: float,
+        patience_s: float = 900.0,
+    ) -> None:
         self.head, self.port, self.node, self.nodes = head, port, node, nodes
-        self.silence_s = silence_s
+        self.silence_s, self.patience_s = silence_s, patience_s
         self._store: TCPStore | None = None
         self._seen: dict[int, Failure] = {}
         self._silent: set[int] = set()
@@ -145,7 +155,7 @@ class NodeLink:
                 self.port,
                 is_master=self.node == 0,
                 wait_for_workers=False,
-                timeout=timedelta(seconds=900),
+                timeout=timedelta(seconds=self.patience_s),
             )
             store.set_timeout(timedelta(seconds=self.silence_s))
             self._store = store

@@ -3,7 +3,7 @@
 from math import ceil
 
 from rlff_lightning.commands.plan_batch import Kind
-from rlff_lightning.commands.plan_memory import GIB, Estimate, cache_bytes_per_token
+from rlff_lightning.commands.plan_memory import GIB, Estimate, asleep, cache_bytes_per_token
 from rlff_lightning.commands.plan_model import PlannedModel
 from rlff_lightning.commands.plan_stage import PlannedStage
 
@@ -63,6 +63,9 @@ def _turns(stage: PlannedStage, estimate: Estimate) -> list[tuple[int, str]]:
         needed = stage.max_length * min(stage.completions, 8)
         spare = size("engine cache") - needed * cache_bytes_per_token(stage, is_gpu=True)
         turns.append((spare, "engine: gpu_memory_utilization lower"))
+        if not stage.engine.get("enable_sleep"):
+            key = "engine: enable_sleep: true, without rollout.ahead"
+            turns.append((asleep(estimate.parts), key))
         if not stage.engine.get("quantization"):
             turns.append((size("engine weights") // 3, "engine: quantization: fp8_per_tensor"))
     return turns

@@ -1,6 +1,6 @@
 """Adds up what a planned stage takes on one device, part by part."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,6 +99,8 @@ def estimate_stage(stage: PlannedStage, *, is_gpu: bool, memory: int | None) -> 
     parts += _reward_parts(stage, update - static.trained // shards)
     engine, cache_tokens = _engine_parts(stage, static.parameters, is_gpu=is_gpu, memory=memory)
     parts += engine
+    if is_gpu and stage.engine is not None and stage.engine.get("enable_sleep"):
+        parts.append(Part("asleep", -asleep(parts), "the engine while the trainer updates"))
     if is_gpu:
         parts.append(Part("CUDA context", CUDA_CONTEXT, "an allowance"))
     vocab = stage.model.architecture.get_text_config().vocab_size
@@ -113,6 +115,23 @@ def estimate_stage(stage: PlannedStage, *, is_gpu: bool, memory: int | None) -> 
         whole_logits=rows * vocab * _FOUR_BYTES,
         cache_tokens=cache_tokens,
     )
+
+
+def asleep(parts: Iterable[Part]) -> int:
+    """Bytes that ``enable_sleep`` saves: engine and update take turns, and the larger one counts.
+
+    Args:
+        parts: Of a stage whose engine stays awake.
+    """
+    size = {part.name: part.size for part in parts}
+    engine, update = (
+        sum(size.get(name, 0) for name in names)
+        for names in (
+            ("engine weights", "engine cache"),
+            ("gradients", "activations", "logits"),
+        )
+    )
+    return min(engine, update)
 
 
 def chunk_of(stage: PlannedStage, *, is_gpu: bool) -> int:

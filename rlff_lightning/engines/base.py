@@ -88,6 +88,10 @@ class Engine(ABC):
     def load_adapter(self, folder: Path, version: int) -> None:
         """Serve the LoRA adapter in ``folder`` from now on; ``version`` must never repeat."""
 
+    def start(self) -> None:
+        """Set up what the processes of a run must set up in the same step, if anything."""
+        return
+
     def sleep(self) -> None:
         """Lend the device's memory to the trainer, where the engine shares it; keep the weights."""
         return

@@ -132,6 +132,10 @@ class ChatModel(ABC):
             UserError: If the backend cannot score, or an option begins with another.
         """
 
+    def start(self) -> None:
+        """Set up what the processes of a run must set up in the same step, if anything."""
+        return
+
     def close(self) -> None:
         """Free what the model holds; it cannot be used afterwards."""
         return

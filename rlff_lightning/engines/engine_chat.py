@@ -84,6 +84,9 @@ class EngineChatModel(ChatModel):
             )
         return scores
 
+    def start(self) -> None:
+        self.engine.start()
+
     def close(self) -> None:
         self.engine.close()
 

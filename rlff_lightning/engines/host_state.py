@@ -2,8 +2,9 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,13 @@ def rng_kept() -> Iterator[None]:
         torch.set_rng_state(state)
         if is_on_gpu:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+def same_device() -> Callable[[], None]:
+    """Give what another thread calls to use this one's GPU: CUDA has a current one per thread."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return lambda: None
+    return partial(torch.cuda.set_device, torch.cuda.current_device())
 
 
 @contextmanager

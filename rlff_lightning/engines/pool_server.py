@@ -10,7 +10,7 @@ import httpx
 import openai
 
 from rlff_lightning.engines.server_faults import FAILURES, TransientError, explained
-from rlff_lightning.engines.vllm_transfer import check_version
+from rlff_lightning.engines.vllm_transfer import check_version, ending_calls
 from rlff_lightning.errors import UserError
 
 T = TypeVar("T")
@@ -51,6 +51,8 @@ class PoolServer:
         """Most tokens of a prompt and its completion; 0 before the server was seen."""
         self.adapters: list[str] = []
         """Names of the adapters that it may know, the one loaded last at the end."""
+        self.proved = ""
+        """Weights for which its log-probabilities were given to be compared with the trainer's."""
         self._secret = api_key
         self._health_timeout_s = health_timeout_s
         self._unanswered = 0
@@ -106,6 +108,7 @@ class PoolServer:
         """
         if self.max_model_len:
             return
+        await self.end_update()
         cards = {card["id"]: card for card in await self._models()}
         if model not in cards:
             raise UserError(
@@ -168,6 +171,8 @@ class PoolServer:
                 f"{self.url} finds no adapter in {folder}: the folder must be on a disk that "
                 "trainer and servers see under one path"
             ) from error
+        except openai.InternalServerError:
+            raise  # its own fault, not a setting's
         except openai.APIStatusError as error:
             raise UserError(f"{self.url} refuses adapter {folder}: {_line(error)}") from error
 
@@ -190,6 +195,39 @@ class PoolServer:
             openai.OpenAIError: If it does not answer.
         """
         check_version((await self.ask("version")).json()["version"], self.url)
+        await self.end_update()
+        try:
+            await self._pass(calls)
+        except BaseException:
+            with suppress(*FAILURES):
+                await self.end_update()
+            raise
+
+    async def end_update(self) -> None:
+        """Let a server work again that a trainer left in the middle of an update of its weights.
+
+        Raises:
+            UserError: If it cannot end the update.
+            openai.OpenAIError: If it does not answer.
+        """
+        try:
+            is_paused = (await self.ask("is_paused")).json()["is_paused"]
+        except openai.NotFoundError:
+            return  # without these routes no update was begun
+        if not is_paused:
+            return
+        first, *rest = ending_calls()
+        with suppress(openai.APIStatusError):
+            await self._pass([first])
+        try:
+            await self._pass(rest)
+        except (UserError, openai.APIStatusError) as error:
+            raise UserError(
+                f"{self.url} was left in the middle of an update of its weights and cannot end "
+                f"it; start it again ({' '.join(str(error).split())[:200]})"
+            ) from error
+
+    async def _pass(self, calls: Sequence[Call]) -> None:
         for route, body in calls:
             try:
                 await self._post(f"{self.root}/{route}", body)
@@ -197,6 +235,8 @@ class PoolServer:
                 raise UserError(
                     f"{self.url} takes no weights: start it with VLLM_SERVER_DEV_MODE=1"
                 ) from error
+            except openai.InternalServerError:
+                raise
             except openai.APIStatusError as error:
                 raise UserError(
                     f"{self.url} refuses the weights at {route}: {_line(error)}; it must be "
@@ -233,7 +273,9 @@ class PoolServer:
         )
 
     async def _post(self, url: str, body: dict[str, Any]) -> httpx.Response:
-        return await self._client.post(url, cast_to=httpx.Response, body=body)
+        # A server that fails hangs up behind its answer: the next call would find the line dead.
+        alone: Any = {"headers": {"Connection": "close"}}
+        return await self._client.post(url, cast_to=httpx.Response, body=body, options=alone)
 
 
 def _line(error: openai.APIStatusError) -> str:

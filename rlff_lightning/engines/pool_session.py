@@ -165,7 +165,8 @@ class PoolSession:
     async def _pause(self, began: float) -> None:
         """Wait for a server to come back, or give up."""
         if monotonic() - began > self.patience.max_outage_s:
-            faults = "; ".join(f"{server.url}: {server.fault}" for server in self.servers)
+            unproved = "is not proved to have the current weights"
+            faults = "; ".join(f"{one.url}: {one.fault or unproved}" for one in self.servers)
             raise StoppedRun(
                 f"no server of the pool was in service for {self.patience.max_outage_s:g} s: "
                 f"{faults}"
@@ -205,6 +206,7 @@ class PoolSession:
         for server in [server for server in self.servers if server.is_up]:
             try:
                 found[server.url] = await self._send_all(jobs, read, [server])
+                server.proved = self._weights
             except StoppedRun:
                 if server.is_up:
                     raise
@@ -256,7 +258,7 @@ class PoolSession:
         if home is not None and home.is_up and home is not failed:
             return home
         began = monotonic()
-        while not any(server.is_up for server in among):
+        while not self._serving(among):
             if len(among) < len(self.servers):
                 raise StoppedRun(f"{among[0].url}: {among[0].fault}")
             await self._pause(began)
@@ -264,10 +266,22 @@ class PoolSession:
         places = range(len(among))
         turned = [among[(place + self._offset) % len(among)] for place in places]
         homes[group] = min(
-            (server for server in turned if server.is_up),
+            self._serving(turned),
             key=lambda server: (server is failed, server.load),
         )
         return homes[group]
+
+    @property
+    def _weights(self) -> str:
+        """Name of what servers must have at the moment."""
+        return f"{self.model} {self.version}"
+
+    def _serving(self, among: Sequence[PoolServer]) -> list[PoolServer]:
+        """Give those in service; where some are proved to have the current weights, these alone."""
+        up = [server for server in among if server.is_up]
+        proved = {server.url for server in self.servers if server.proved == self._weights}
+        is_chosen = len(among) < len(self.servers)  # one of several, to be proved
+        return up if is_chosen or not proved else [server for server in up if server.url in proved]
 
 
 async def _nothing(_: PoolServer) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rlff_lightning.engines.adapter_folder import drop_other_versions, version_folder
 from rlff_lightning.engines.base import Engine
 from rlff_lightning.engines.processes import wait_for_all
+from rlff_lightning.engines.sync_change import ChangeProof, Scores
 from rlff_lightning.errors import StoppedRun
 from rlff_lightning.models.adapters import merged_weights
 from rlff_lightning.models.sharding import gathered, named_whole_weights, unwrapped
@@ -98,6 +99,15 @@ def probe(
     Raises:
         ValueError: If there is no token to compare.
     """
+    return _worst(_scores(model, engine, prompts, completions))
+
+
+def _scores(
+    model: nn.Module,
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+) -> Scores:
     # Past ``__setattr__``, which for all modules of a model with adapters takes milliseconds.
     in_training = [module for module in model.modules() if module.training]
     try:
@@ -109,9 +119,20 @@ def probe(
             vars(module)["training"] = True
     if not len(ours):
         raise ValueError("probe must have a completion token, got none")
+    rows_by_engine = engine.logps_by_engine(prompts, completions)
+    return Scores(
+        ours,
+        {
+            name: torch.tensor([logp for row in rows for logp in row])
+            for name, rows in rows_by_engine.items()
+        },
+    )
+
+
+def _worst(scores: Scores) -> Mismatch:
     found = []
-    for name, rows in engine.logps_by_engine(prompts, completions).items():
-        gap = (ours - torch.tensor([logp for row in rows for logp in row])).abs()
+    for name, theirs in scores.engines.items():
+        gap = (scores.ours - theirs).abs()
         found.append(Mismatch(gap.mean().item(), gap.max().item(), name))
     # What is no number is worst of all.
     return max(found, key=lambda mismatch: (mismatch.mean_abs != mismatch.mean_abs, mismatch))
@@ -124,6 +145,7 @@ def verify_sync(
     completions: Sequence[Sequence[int]],
     *,
     max_mismatch: float = 1e-4,
+    change: ChangeProof | None = None,
 ) -> Mismatch:
     """Stop the run if an engine does not serve the trainer's weights.
 
@@ -135,20 +157,30 @@ def verify_sync(
         max_mismatch: Largest mean difference that rounding explains, in nats: 1e-4 if both
             compute in float32; about 2e-2 in bfloat16, 5e-2 over a 4-bit base that the engine
             quantises by its own kernels.
+        change: Has seen the scores of the same prompts and completions after earlier syncs, and
+            notices stale weights whose difference is far below ``max_mismatch``.
 
     Returns:
         The mismatch, to be logged.
 
     Raises:
-        StaleEngineError: If the mean difference is above ``max_mismatch`` or not a number.
+        StaleEngineError: If the mean difference is above ``max_mismatch`` or not a number, or an
+            engine did not change as the trainer did.
     """
-    mismatch = probe(model, engine, prompts, completions)
+    scores = _scores(model, engine, prompts, completions)
+    mismatch = _worst(scores)
     if not mismatch.mean_abs <= max_mismatch:
         raise StaleEngineError(
             f"{mismatch.engine}'s log-probabilities differ from the trainer's by "
             f"{mismatch.mean_abs:.3g} on average and {mismatch.max_abs:.3g} at most, "
             f"above max_mismatch {max_mismatch:g}: its weights are stale, or its "
             "precision is lower than the trainer's"
+        )
+    lag = change.lag(scores) if change is not None else None
+    if lag is not None:
+        raise StaleEngineError(
+            f"{lag.engine}'s log-probabilities followed {lag.followed:.0%} of a change of "
+            f"{lag.moved:.3g} that the trainer's have made: its weights are stale"
         )
     return mismatch
 

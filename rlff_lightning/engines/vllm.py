@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from rlff_lightning.engines.adapter_folder import base_and_adapter, check_adapter_folder
@@ -13,7 +14,12 @@ from rlff_lightning.engines.base import Completion, Engine, Sampling
 from rlff_lightning.engines.host_state import host_kept, rng_kept
 from rlff_lightning.engines.limits import check_model_folder, check_requests, check_sampling
 from rlff_lightning.engines.next_tokens import Prefix, next_tokens, read_next_tokens
-from rlff_lightning.engines.vllm_process import engine_closed, engine_opened, prepare_process
+from rlff_lightning.engines.vllm_process import (
+    engine_closed,
+    engine_opened,
+    must_join,
+    prepare_process,
+)
 from rlff_lightning.engines.vllm_queue import RequestQueue
 from rlff_lightning.engines.vllm_weights import load_whole
 from rlff_lightning.errors import UserError
@@ -42,8 +48,9 @@ class VLLMEngine(Engine):
     completions bit for bit, in any process and whatever ran before. With several threads another
     batch around a prompt may change the last bits of its logits, and so in rare cases a token.
 
-    With several training processes each has an engine of its own, and all must start it in the
-    same step, after the strategy has set up ``torch.distributed``.
+    With several training processes each has an engine of its own. Whichever vLLM a process starts
+    first, all must start in the same step, after the strategy has set up ``torch.distributed``:
+    ``start`` does so where some may have nothing to generate.
 
     Args:
         model_name_or_path: Folder in Hugging Face format with safetensors, a folder with a LoRA
@@ -192,12 +199,18 @@ class VLLMEngine(Engine):
             engine.add_lora(self._adapter)
         self._running().reset_prefix_cache()
 
+    def start(self) -> None:
+        if must_join():
+            self._running()
+
     def sleep(self) -> None:
         if self.enable_sleep and self._llm is not None:
             self._llm.sleep(level=1)  # level 2 would drop the base weights
 
     def wake(self) -> None:
         if self.enable_sleep and self._llm is not None:
+            # vLLM asks the device itself: what torch keeps of an update would be missing.
+            torch.cuda.empty_cache()
             self._llm.wake_up()
 
     def close(self) -> None:
@@ -282,7 +295,10 @@ class VLLMEngine(Engine):
         }
 
     def _gpu_settings(self) -> dict[str, Any]:
+        from rlff_lightning.engines.vllm_executor import OnCurrentGpu
+
         settings: dict[str, Any] = {
+            "distributed_executor_backend": OnCurrentGpu,
             "dtype": self.dtype,
             "enforce_eager": self.enforce_eager is True,
             "gpu_memory_utilization": self.gpu_memory_utilization,

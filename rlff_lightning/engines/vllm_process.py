@@ -24,6 +24,8 @@ class _Process:
     """Running engines by id: they share vLLM's process groups."""
     has_own_group: bool = False
     """``torch.distributed`` was set up by vLLM, not by the trainer."""
+    has_joined: bool = False
+    """vLLM has made its groups of all training processes, which it does with its first start."""
 
 
 _process = _Process()
@@ -54,9 +56,18 @@ def prepare_process() -> None:
         _process.has_own_group = not torch.distributed.is_initialized()
 
 
+def must_join() -> bool:
+    """Whether other training processes wait, in their first start of vLLM, for one of this one."""
+    is_one_of_several = (
+        torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    )
+    return is_one_of_several and not _process.has_joined
+
+
 def engine_opened(llm: Any) -> None:
     """Note a running engine; call after its start."""
     _process.engines[id(llm)] = llm
+    _process.has_joined = not _process.has_own_group
 
 
 def engine_closed(llm: Any) -> None:

@@ -70,6 +70,19 @@ def update_calls(folder: Path, version: str) -> list[tuple[str, dict[str, Any]]]
     ]
 
 
+def ending_calls() -> list[tuple[str, dict[str, Any]]]:
+    """List the routes that end an update which was cut short, wherever it was.
+
+    Layers that got nothing keep their weights. The first route fails where the update is still
+    open; it is for one that ended by a fault and left layers without weights.
+    """
+    return [
+        ("start_weight_update", {}),
+        ("finish_weight_update", {"weight_version": "unfinished"}),
+        ("resume", {}),
+    ]
+
+
 def check_version(version: str, server: str) -> None:
     """Refuse a server whose interface nobody has tried.
 

@@ -135,6 +135,12 @@ class GoalModule(LightningModule):
         return record_loader(items, self.batch_size, sampler=share)
 
     @override
+    def on_test_start(self) -> None:
+        agents: list[Supporter | Seeker | Critic] = [*self.policies.values(), *self.people.values()]
+        for agent in (*agents, *self.judges):
+            agent.start()
+
+    @override
     def test_step(self, batch: Sequence[int], batch_idx: int, dataloader_idx: int = 0) -> None:
         if dataloader_idx == len(self.parts):
             return

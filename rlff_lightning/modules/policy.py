@@ -11,6 +11,7 @@ from typing_extensions import override
 from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
 from rlff_lightning.engines.base import Engine, Sampling
 from rlff_lightning.engines.sync import AdapterSync, sync_weights, verify_sync
+from rlff_lightning.engines.sync_change import ChangeProof
 from rlff_lightning.errors import StoppedRun, UserError
 from rlff_lightning.functional.objectives import GRPO
 from rlff_lightning.functional.policy_objective import PolicyObjective
@@ -58,7 +59,8 @@ class PolicyModule(TrainedModule, Learner):
         adapter_sync: How a LoRA policy reaches the engine: its ``adapter`` alone, or all weights
             with it ``merged`` in, out of place; on a CPU vLLM serves adapters slowly.
         max_mismatch: Largest mean difference between the engine's and the trainer's
-            log-probabilities of probe tokens after a sync, nats; beyond it the run stops.
+            log-probabilities of probe tokens after a sync, nats; beyond it the run stops, and also
+            where an engine does not change as the trainer does.
         seed: Root of every draw of the loop; ``None`` takes the run's ``seed_everything``.
 
     Source: Shao et al. 2024, arXiv:2402.03300 (GRPO); RLFF-ESC, arXiv:2508.12935.
@@ -100,6 +102,8 @@ class PolicyModule(TrainedModule, Learner):
         self.sharing: Sharing = sharing
         self.adapter_sync: AdapterSync = adapter_sync
         self.max_mismatch = max_mismatch
+        self._probes: list[list[int]] = []
+        self._change = ChangeProof()
         self.seed = run_seed(seed)
         self.model: LanguageModel | None = None
         self.experience: ExperienceLoader | None = None
@@ -176,6 +180,7 @@ class PolicyModule(TrainedModule, Learner):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         self._update.start_clock()
 
     @override
@@ -286,8 +291,11 @@ class PolicyModule(TrainedModule, Learner):
             is_writer=self.trainer.local_rank == 0,
         )
         # A stale weight shows at any position: short probes keep the proof cheap.
-        if iteration % LONG_PROBE_EVERY:
-            probes = [probe[-PROBE_TOKENS:] for probe in probes]
+        is_short = iteration % LONG_PROBE_EVERY != 0
+        if is_short:
+            # The same ones each time: a stale engine shows by what it does not change.
+            self._probes = self._probes or [probe[-PROBE_TOKENS:] for probe in probes]
+            probes = self._probes
         cuts = [max(1, len(probe) - 16) for probe in probes]
         mismatch = verify_sync(
             self._policy,
@@ -295,6 +303,7 @@ class PolicyModule(TrainedModule, Learner):
             [probe[:cut] for probe, cut in zip(probes, cuts, strict=True)],
             [probe[cut:] for probe, cut in zip(probes, cuts, strict=True)],
             max_mismatch=self.max_mismatch,
+            change=self._change if is_short else None,
         )
         return {"rollout/sync_mismatch": mismatch.mean_abs}
 

@@ -122,6 +122,9 @@ class QualityModule(LightningModule):
         if not self._examples:
             raise UserError("QualityModule needs a held-out context, got none; raise val_fraction")
         self._places, self._num_seen = [], 0
+        agents: list[Supporter | ReplyJudge] = [*self.policies.values()]
+        for agent in (*agents, *([self.judge] if self.judge else [])):
+            agent.start()
 
     @property
     def _examples(self) -> Sequence[Example]:

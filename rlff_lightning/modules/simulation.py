@@ -109,6 +109,8 @@ class SimulationModule(LightningModule):
     def on_predict_start(self) -> None:
         [limit] = self.trainer.num_predict_batches
         self._batches = list(self.predict_dataloader())[: int(limit)]
+        for agent in self.agents.values():
+            agent.start()
         num_samples = self.candidates.num_samples
         if self.candidates.origins != "human" and num_samples > 1 and self.cast.supporter.is_greedy:
             rank_zero_warn(

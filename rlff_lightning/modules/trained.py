@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -138,3 +140,37 @@ class TrainedModule(LightningModule):
         if self._rank_state is not None:
             self.load_rank_state(self._rank_state)
             self._rank_state = None
+        check_saves(self.trainer)
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Gradients are in no checkpoint. What was to be saved of this step is saved by now; what
+        # falls into the window of the next one is left out, as if it were saved already.
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                callback._last_global_step_saved = self.trainer.global_step
+
+
+def check_saves(trainer: Trainer) -> None:
+    """Refuse, or warn of, what would save a checkpoint in the middle of an accumulation window.
+
+    Raises:
+        UserError: If a checkpoint is written by the clock.
+    """
+    parts = trainer.accumulate_grad_batches
+    if parts == 1:
+        return
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+            raise UserError(
+                "ModelCheckpoint.train_time_interval must be left out where "
+                f"trainer.accumulate_grad_batches is above 1, got {parts}: gradients are in no "
+                "checkpoint, and time is up within a window; set every_n_train_steps"
+            )
+    every = trainer.val_check_batch
+    if trainer.enable_validation and every and every != float("inf") and every % parts:
+        rank_zero_warn(
+            f"trainer.val_check_interval of {every:g} batches is no multiple of "
+            f"accumulate_grad_batches={parts}: after a validation within an accumulation window no "
+            "checkpoint is written"
+        )

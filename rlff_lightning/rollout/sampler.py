@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from rlff_lightning.dialogue.chat import ChatFormat
 from rlff_lightning.engines.base import Completion, Engine, Sampling
+from rlff_lightning.engines.host_state import same_device
 from rlff_lightning.errors import StoppedRun, UserError
 from rlff_lightning.rollout.contexts import ContextStream
 from rlff_lightning.rollout.learner import Learner
@@ -154,7 +155,9 @@ class RolloutSampler:
         seeds = [derive_seed(self.seed, "sample", self.number, i) for i in range(len(repeated))]
         self.number += 1
         if is_ahead:
-            self._thread = self._thread or ThreadPoolExecutor(1, "rollout-ahead")
+            self._thread = self._thread or ThreadPoolExecutor(
+                1, "rollout-ahead", initializer=same_device()
+            )
             completions = self._thread.submit(self._sample, repeated, seeds)
         else:
             completions = Future()

@@ -1,6 +1,7 @@
 """FSDP1, for GPUs and habits that have it: FSDP2 shards LoRA and 4-bit weights better."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -9,6 +10,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from typing_extensions import override
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.strategies.checkpoint_files import is_sharded_checkpoint
 
 
 class _Precision(FSDPPrecision):
@@ -34,6 +36,17 @@ class FSDP1(FSDPStrategy):
         if self.root_device.type == "cpu":
             raise UserError("trainer.strategy: FSDP1 needs GPUs, got cpu; FSDP2 does without")
         super().setup_environment()
+
+    @override
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        if is_sharded_checkpoint(Path(checkpoint_path)):
+            raise UserError(
+                f"ckpt_path: {checkpoint_path} is in FSDP2's shards, which FSDP1 does not read; go "
+                "on by FSDP2, or for one step by DDP or in one process, which writes one file"
+            )
+        return super().load_checkpoint(checkpoint_path, weights_only)
 
     @property
     @override

@@ -125,6 +125,28 @@ def test_two_nodes_end_together_with_the_culprit_in_the_last_line_and_go_on(
     assert (tmp_path / "died").read_text() == "4"
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_nodes_that_do_not_meet_are_told_in_one_line(tmp_path: Path, nodes: int) -> None:
+    """A port that is taken, and a node that never comes."""
+    with socket.socket() as taken:
+        port = free_pair_of_ports()
+        if nodes == 1:
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+        command = [sys.executable, "-m", "rlff_lightning.cli", "launch", "--ranks", "1"]
+        command += ["--nodes", str(nodes), "--port", str(port), "--patience", "5", "--", "fit"]
+        ended = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+        )
+    line = ended.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode in (1, 2)
+    if nodes == 1:
+        assert f"no meeting of the nodes at 127.0.0.1:{port} within --patience 5 s" in line
+    else:
+        assert line.startswith("rlff launch: node 1 of 2 died: no sign of life for 15 s")
+
+
 def test_what_a_rank_died_of_is_told_to_its_launcher_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,20 @@ def test_keys_are_those_of_the_stage_s_own_module(kind: Any, backbone: Any, told
     assert (".adapter" in found) is (backbone is not None)
 
 
+@pytest.mark.parametrize("memory", [2**31, 2**34])
+def test_an_engine_that_sleeps_and_the_update_count_once_the_larger_of_them(memory: int) -> None:
+    awake, asleep = (
+        estimate_stage(replace(POLICY, engine={"enable_sleep": sleeps}), is_gpu=True, memory=memory)
+        for sleeps in (False, True)
+    )
+    engine = awake.size("engine weights") + awake.size("engine cache")
+    update = sum(awake.size(name) for name in ("gradients", "activations", "logits"))
+    assert min(engine, update) > 0
+    assert asleep.total == awake.total - engine - update + max(engine, update)
+    assert "engine: enable_sleep: true, without rollout.ahead" in advice(POLICY, seed=0)
+    assert "enable_sleep" not in advice(POLICY, enable_sleep=True)
+
+
 def test_a_share_that_no_device_has_is_not_advised() -> None:
     # Weights, a GiB to work in and a sequence's cache: 1.003 GiB.
     assert "gpu_memory_utilization at least 0.51, or quantization" in advice(

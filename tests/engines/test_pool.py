@@ -94,13 +94,9 @@ def test_all_weights_reach_every_server_and_one_that_missed_them_is_named(
     # Behind the pool's back the second server gets other weights under the current version.
     stale = moved(AutoModelForCausalLM.from_pretrained(pocket_folder), 9)
     write_weights(stale.named_parameters(), tmp_path / "other")
-    for route, body in update_calls(tmp_path / "other", pool._opened.version):  # type: ignore[union-attr,arg-type]
-        request = Request(
-            f"{pool_servers[1].url.removesuffix('/v1')}/{route}",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        urlopen(request, timeout=60).close()
+    version = pool._session().version
+    assert version is not None
+    post(pool_servers[1], *update_calls(tmp_path / "other", version))
     with pytest.raises(StaleEngineError, match=rf"{pool_servers[1].url}'s .*by \d.* above max_mis"):
         verify_sync(model, pool, PROMPTS, COMPLETIONS)
     # The base's weights again, for the tests that follow.
@@ -155,6 +151,51 @@ def test_mistakes_about_servers_are_one_line(
         pool_of(pocket_folder, pool_servers).load_weights(model.named_parameters())
     with pytest.raises(UserError, match=r"tried with 0\.32\.0 alone, got 0\.33\.0"):
         check_version("0.33.0", "http://some")
+
+
+def post(server: Any, *calls: tuple[str, dict[str, Any]]) -> None:
+    for route, body in calls:
+        request = Request(
+            f"{server.url.removesuffix('/v1')}/{route}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        urlopen(request, timeout=60).close()
+
+
+def test_servers_that_a_trainer_left_within_an_update_serve_again(
+    pocket_folder: Path, pool_servers: list[Any], model: Any, tmp_path: Path
+) -> None:
+    calls = update_calls(tmp_path / "weights", "never")
+    names = [route for route, _ in calls]
+    post(pool_servers[0], *calls[: names.index("start_weight_update")])
+    post(pool_servers[1], *calls[: names.index("finish_weight_update")])  # of an empty folder
+    # The first request of all takes a busy machine longer than a health check.
+    pool = pool_of(pocket_folder, pool_servers, timeout_s=60.0, health_interval_s=60.0)
+    assert verify_sync(model, pool, PROMPTS, COMPLETIONS).max_abs < 1e-5
+    assert len(pool.logps_by_engine(PROMPTS, COMPLETIONS)) == 2
+    pool.close()
+
+
+def test_an_update_that_fails_midway_leaves_servers_that_serve_and_take_the_next_one(
+    pocket_folder: Path, pool_servers: list[Any], model: Any, tmp_path: Path
+) -> None:
+    pool = pool_of(
+        pocket_folder, pool_servers, weights_folder=str(tmp_path / "sent"), max_outage_s=0.5
+    )
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "part.safetensors").write_bytes(b"no weights")
+    calls = update_calls(tmp_path / "broken", "never")
+    with pytest.raises(StoppedRun, match=r"in service for 0\.5 s: http.*: server error: 500"):
+        pool._session().on_each(lambda server: server.take_weights(calls))
+    assert pool.logps_by_engine(PROMPTS, COMPLETIONS).keys() == {s.url for s in pool_servers}
+    assert verify_sync(model, pool, PROMPTS, COMPLETIONS).max_abs < 1e-5
+    sync_weights(moved(model, 0), pool, version=0, folder=tmp_path)
+    assert verify_sync(model, pool, PROMPTS, COMPLETIONS).max_abs < 1e-5
+    # The base's weights again, for the tests that follow.
+    stored = AutoModelForCausalLM.from_pretrained(pocket_folder)
+    sync_weights(stored, pool, version=9, folder=tmp_path)
+    pool.close()
 
 
 class Relay(socketserver.ThreadingTCPServer):

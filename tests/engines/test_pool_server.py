@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlff_lightning.engines.pool_server import PoolServer
-from rlff_lightning.engines.pool_session import PoolPatience, PoolSession
+from rlff_lightning.engines.pool_session import Job, PoolPatience, PoolSession
 
 
 class Forgetful(ThreadingHTTPServer):
@@ -21,6 +21,10 @@ class Forgetful(ThreadingHTTPServer):
         self.served = ["pocket"]
         self.posts: list[tuple[str, str]] = []
         self.lost: list[str] = []
+        self.is_broken = False
+        """Answers nothing but 503."""
+        self.is_read_only = False
+        """Answers 503 to what would change it."""
         super().__init__(("127.0.0.1", 0), _Answers)
 
 
@@ -28,13 +32,23 @@ class _Answers(BaseHTTPRequestHandler):
     server: Forgetful
 
     def do_GET(self) -> None:
-        self._answer(200, {"data": [{"id": name} for name in self.server.served]})
+        self._answer(
+            503 if self.server.is_broken else 200,
+            {"data": [{"id": name} for name in self.server.served]},
+        )
 
     def do_POST(self) -> None:
         route = self.path.rpartition("/")[2]
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        name = body["lora_name"]
+        name = body["model" if route == "completions" else "lora_name"]
         self.server.posts.append((route, name))
+        if self.server.is_broken or self.server.is_read_only:
+            self._answer(503, {"error": {"message": "worker lost"}})
+            return
+        if route == "completions":
+            answer = {"id": "", "object": "text_completion", "created": 0, "choices": []}
+            self._answer(200, {**answer, "model": name})
+            return
         is_known = name in self.server.served
         if is_known is (route == "load_lora_adapter"):
             # vLLM's words for a name that is taken, or unknown.
@@ -60,32 +74,79 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def forgetful() -> Iterator[Forgetful]:
-    with Forgetful() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def forgetful() -> Iterator[list[Forgetful]]:
+    """Two servers."""
+    with Forgetful() as first, Forgetful() as second:
+        for server in (first, second):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield [first, second]
+        for server in (first, second):
+            server.shutdown()
+
+
+def session_of(*targets: Forgetful) -> PoolSession:
+    def met() -> list[PoolServer]:
+        limits = {"api_key": "", "concurrency": 1, "timeout_s": 60.0, "health_timeout_s": 60.0}
+        urls = [f"http://127.0.0.1:{target.server_address[1]}/v1" for target in targets]
+        servers = [PoolServer(url, **limits) for url in urls]  # type: ignore[arg-type]
+        for server in servers:
+            server.max_model_len = 512  # as if it had been introduced
+        return servers
+
+    patience = PoolPatience(max_attempts=2, health_interval_s=0.1, max_outage_s=120.0)
+    return PoolSession(met, model="pocket", patience=patience, offset=0)
+
+
+def serve(session: PoolSession, name: str) -> None:
+    session.on_each(lambda server: server.serve_adapter(name, "/folder"))
+    session.model = name
+    session.refresh()
+
+
+def test_a_server_that_fails_to_load_an_adapter_leaves_service_and_the_run_goes_on(
+    forgetful: list[Forgetful],
+) -> None:
+    session = session_of(*forgetful)
+    forgetful[1].is_read_only = True
+    serve(session, "v1")
+    assert [server.is_up for server in session.servers] == [True, False]
+    session.close(lambda server: server.drop_adapters())
+
+
+def test_a_server_that_was_away_at_the_proof_serves_only_after_the_next_one(
+    forgetful: list[Forgetful],
+) -> None:
+    session = session_of(*forgetful)
+    jobs = [Job({"prompt": [number]}, number) for number in range(8)]
+    serve(session, "v1")
+    assert [server.is_up for server in session.servers] == [True, True]
+    for version, is_away in (("v1", True), ("v2", False)):
+        serve(session, version)
+        forgetful[1].is_broken = is_away
+        assert len(session.send_to_each(jobs, lambda answer: answer.model)) == 2 - is_away
+        forgetful[1].is_broken = False
+        asked = [server.posts.count(("completions", version)) for server in forgetful]
+        session.send(jobs, lambda answer: answer.model)
+        assert [server.is_up for server in session.servers] == [True, True]
+        later = [server.posts.count(("completions", version)) for server in forgetful]
+        new = [after - before for before, after in zip(asked, later, strict=True)]
+        assert new == [8, 0] if is_away else min(new) > 0
+    session.close(lambda server: server.drop_adapters())
 
 
 def test_a_lost_answer_about_an_adapter_ends_no_run_and_leaves_the_new_adapter_alone(
-    forgetful: Forgetful,
+    forgetful: list[Forgetful],
 ) -> None:
-    def met() -> list[PoolServer]:
-        url = f"http://127.0.0.1:{forgetful.server_address[1]}/v1"
-        server = PoolServer(url, api_key="", concurrency=1, timeout_s=60.0, health_timeout_s=60.0)
-        server.max_model_len = 512  # as if it had been introduced
-        return [server]
-
-    patience = PoolPatience(max_attempts=2, health_interval_s=0.1, max_outage_s=120.0)
-    session = PoolSession(met, model="pocket", patience=patience, offset=0)
+    server, _ = forgetful
+    session = session_of(server)
     for version, lost in (("v1", []), ("v2", ["load_lora_adapter", "unload_lora_adapter"])):
-        forgetful.lost += lost
-        session.on_each(lambda server, name=version: server.serve_adapter(name, "/folder"))  # type: ignore[misc]
-        session.on_each(lambda server, name=version: server.drop_adapters(keep=name))  # type: ignore[misc]
+        server.lost += lost
+        session.on_each(lambda one, name=version: one.serve_adapter(name, "/folder"))  # type: ignore[misc]
+        session.on_each(lambda one, name=version: one.drop_adapters(keep=name))  # type: ignore[misc]
         session.model = version
         session.refresh()
-        assert forgetful.served == ["pocket", version]
-    assert forgetful.posts == [
+        assert server.served == ["pocket", version]
+    assert server.posts == [
         ("load_lora_adapter", "v1"),
         ("load_lora_adapter", "v2"),
         # The second is refused, as one of an adapter that is not there.
@@ -93,4 +154,4 @@ def test_a_lost_answer_about_an_adapter_ends_no_run_and_leaves_the_new_adapter_a
         ("unload_lora_adapter", "v1"),
     ]
     session.close(lambda server: server.drop_adapters())
-    assert forgetful.served == ["pocket"]
+    assert server.served == ["pocket"]

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from rlff_lightning.agents.language_model import LanguageModelSupporter
 from rlff_lightning.agents.scripted.dynamics import Temperament
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter, OptimalSupporter
 from rlff_lightning.agents.scripted.wording_critic import WordingCritic
+from rlff_lightning.engines.vllm import VLLMEngine
 from rlff_lightning.modules.goal import GoalModule
 from rlff_lightning.modules.goal_settings import HeldOut
 
@@ -56,6 +58,30 @@ def test_a_process_may_have_no_episode(quiet_trainer: Callable[..., Any], tmp_pa
         summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
     assert flat(summaries[0]) == pytest.approx(flat(summaries[1]), rel=1e-5)
     assert summaries[1]["policies"]["mixed"]["episodes"] == 1
+
+
+@pytest.mark.timeout(180)
+def test_an_engine_starts_also_where_a_process_has_no_episode(
+    quiet_trainer: Callable[..., Any], pocket_folder: Path, tmp_path: Path
+) -> None:
+    # The first process closes one policy's engine and opens the next; the other plays nothing.
+    policies = {name: played_by_vllm(pocket_folder) for name in ("first", "second")}
+    module = GoalModule(
+        {"mixed": MixedSupporter(), **policies},
+        ScriptedSeeker(),
+        ScriptedCritic(),
+        num_episodes=1,
+        max_turns=2,
+        crisis=False,
+    )
+    quiet_trainer(tmp_path, strategy="ddp_fork", devices=2).test(module, verbose=False)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [policy["episodes"] for policy in summary["policies"].values()] == [1, 1, 1]
+
+
+def played_by_vllm(folder: Path) -> LanguageModelSupporter:
+    engine = VLLMEngine(str(folder), max_model_len=512, kv_cache_gib=0.03125)
+    return LanguageModelSupporter(engine, max_tokens=8)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

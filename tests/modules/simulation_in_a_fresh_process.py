@@ -7,9 +7,11 @@ import torch
 
 from callbacks.futures_writer import FuturesWriter
 from callbacks.simulation_progress import SimulationProgress
+from rlff_lightning.agents.language_model import LanguageModelSupporter
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter
 from rlff_lightning.data.store import read_parts
+from rlff_lightning.engines.vllm import VLLMEngine
 from rlff_lightning.modules.simulation import SimulationModule
 from rlff_lightning.types import LabelledReply
 
@@ -62,3 +64,20 @@ def test_every_process_refuses_so_that_none_waits_for_another_for_good(simulate:
     simulate("two", num_contexts=3, devices=2)
     with pytest.raises(Exception, match="holds 3 contexts, num_contexts is 2"):
         simulate("two", num_contexts=2, devices=2)
+
+
+@pytest.mark.timeout(180)
+def test_an_engine_starts_also_where_a_process_has_no_context(
+    quiet_trainer: Callable[..., Any], pocket_folder: Path, tmp_path: Path
+) -> None:
+    engine = VLLMEngine(str(pocket_folder), max_model_len=512, kv_cache_gib=0.03125)
+    module = SimulationModule(
+        LanguageModelSupporter(engine, temperature=1.0, max_tokens=8),
+        ScriptedSeeker(),
+        ScriptedCritic(),
+        num_contexts=1,
+        seed=0,
+    )
+    trainer = quiet_trainer(tmp_path, devices=2, strategy="ddp_fork", callbacks=[FuturesWriter()])
+    trainer.predict(module, return_predictions=False)
+    assert len({label.context.id for label in read_parts(tmp_path / "futures")}) == 1

@@ -114,4 +114,4 @@ def test_sizes_below_one_are_refused(name: str) -> None:
 
 @pytest.mark.timeout(900)
 def test_two_processes_keep_their_promises(fresh_pytest: Callable[[str], int]) -> None:
-    assert fresh_pytest("simulation_in_a_fresh_process.py") == 2
+    assert fresh_pytest("simulation_in_a_fresh_process.py") == 3

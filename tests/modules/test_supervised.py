@@ -1,16 +1,19 @@
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
 
 from rlff_lightning.agents.scripted.corpus import write_corpus
 from rlff_lightning.data.records import record_loader
 from rlff_lightning.dialogue.turns import reply_contexts
+from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import Backbone
 from rlff_lightning.modules.supervised import SupervisedModule
 from rlff_lightning.modules.window import AccumulationWindow
@@ -66,6 +69,46 @@ def test_neither_gradient_nor_loss_changes_with_the_micro_batches(
     assert logged == pytest.approx(loss, rel=1e-5)
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+class Saves(Callback):
+    """Notes how many micro-batches lie behind each checkpoint."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
+        self.batches.append(trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+
+
+def test_no_checkpoint_is_written_within_an_accumulation_window(
+    pocket_folder: Path, quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    examples = [
+        example for dialogue in write_corpus(4, seed=0) for example in reply_contexts(dialogue)
+    ]
+    loaders = [record_loader(examples[:8], 1), record_loader(examples[8:9], 1)]
+
+    def saves(steps: int, **settings: Any) -> list[int]:
+        noted = Saves()
+        writer = ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1, **settings)
+        sizes = {"max_steps": steps, "accumulate_grad_batches": 2, "val_check_interval": 3}
+        trainer = quiet_trainer(
+            tmp_path, enable_checkpointing=True, callbacks=[writer, noted], **sizes
+        )
+        resumed = next((tmp_path / "checkpoints").glob("*"), None)
+        module = SupervisedModule(Backbone(str(pocket_folder)))
+        trainer.fit(module, *loaders, ckpt_path=resumed)
+        return noted.batches
+
+    # Validated after 3, 6 batches: the first of them lies within a window.
+    with pytest.warns(UserWarning, match="val_check_interval of 3 batches is no multiple of acc"):
+        assert saves(3) == [6]
+    # Gone on with after 6 of them, in a new window of the same step.
+    assert saves(4, every_n_train_steps=1) == [8]
+    with pytest.raises(UserError, match="train_time_interval must be left out where"):
+        saves(5, train_time_interval=timedelta(minutes=1))
 
 
 def test_a_window_sums_its_micro_batches_and_begins_anew(

@@ -44,6 +44,13 @@ def test_buffers_stay_float32_in_lower_precision() -> None:
     assert precision.buffer_dtype == torch.float32
 
 
+def test_shards_of_fsdp2_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").mkdir()
+    (tmp_path / "last.ckpt" / "meta.pt").touch()
+    with pytest.raises(UserError, match=r"last\.ckpt is in FSDP2's shards, which FSDP1 does not"):
+        FSDP1().load_checkpoint(tmp_path / "last.ckpt")
+
+
 @pytest.fixture(scope="module")
 def untied_folder(tmp_path_factory: pytest.TempPathFactory, pocket_folder: Path) -> Path:
     """The pocket model with an output head of its own, as the recipes' models have it.
