@@ -207,7 +207,11 @@ def measure(
         episodes = [play([state], cast, max_turns=4)[0] for state in few]
         turns[1] = sum(len(episode.verdicts) for episode in episodes)
 
-    many, single = timed(together), timed(one_by_one)
+    many = timed(together)
+    engine.calls = []
+    single = timed(one_by_one)
+    alone = sum(call.num_tokens for call in engine.calls)
+    gains = [tokens / theirs[place] / (alone / single[place]) for place in (0, 1)]
     rates = [
         (turns[0] / many[place], turns[1] / single[place], turns[0] / many[place] / turns[1])
         for place in (0, 1)
@@ -215,7 +219,9 @@ def measure(
     print(
         f"turns/s by wall (CPU): {len(opened)} together {rates[0][0]:.1f} ({rates[1][0]:.1f}), "
         f"one by one {rates[0][1]:.2f} ({rates[1][1]:.2f}), "
-        f"ratio {rates[0][2] * single[0]:.1f} ({rates[1][2] * single[1]:.1f})"
+        f"ratio {rates[0][2] * single[0]:.1f} ({rates[1][2] * single[1]:.1f}); one by one "
+        f"{alone / single[0]:.0f} ({alone / single[1]:.0f}) tokens/s, of which bare vLLM's batches "
+        f"give {gains[0]:.1f} ({gains[1]:.1f}) times as many"
     )
 
 
