@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from threading import Event, Thread
+from threading import Condition, Thread, local
 from typing import Any, TypeVar
 
 from rlff_lightning.engines.waiting import wait_for
@@ -28,7 +28,7 @@ class LoopThread:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for a coroutine, as ``waiting.wait_for`` does; an interrupt cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        future.add_done_callback(lambda _: _news.set())
+        future.add_done_callback(lambda _: _bell.ring())
         try:
             wait_for(_Awaited(future))
             return future.result()
@@ -57,9 +57,28 @@ class _Awaited:
 
     def advance(self) -> None:
         # Whoever waits for several looks at all of them after this.
-        _news.wait()
-        _news.clear()
+        _bell.wait()
 
 
-_news = Event()
-"""Some coroutine has ended since somebody looked."""
+class _Bell:
+    """Rings where a coroutine ends; each thread that waits hears every ring since it last did."""
+
+    def __init__(self) -> None:
+        self._rung = Condition()
+        self._rings = 0
+        self._heard = local()
+
+    def ring(self) -> None:
+        """Wake all who wait."""
+        with self._rung:
+            self._rings += 1
+            self._rung.notify_all()
+
+    def wait(self) -> None:
+        """Return once it has rung since this thread's last call."""
+        with self._rung:
+            self._rung.wait_for(lambda: self._rings != getattr(self._heard, "rings", 0))
+            self._heard.rings = self._rings
+
+
+_bell = _Bell()

@@ -7,6 +7,10 @@ from torch import Tensor
 CLEAR = 4.0
 """How many times its rounding the trainer must have moved before an engine is judged by it."""
 
+LEAST = 0.2
+"""Share of the trainer's change that an engine has to make. One that kept its weights makes none;
+one of few bits may round away much of a small change, though its weights are the current ones."""
+
 ROUNDING = 2.5e-6
 """What float32 rounds a log-probability by at least, nats."""
 
@@ -52,8 +56,8 @@ class ChangeProof:
             scores: Of the same tokens each time.
 
         Returns:
-            An engine that made less than half of the trainer's change; ``None`` if all followed, or
-            nothing can be said yet.
+            An engine that made less than ``LEAST`` of the trainer's change; ``None`` if all
+            followed, or nothing can be said yet.
         """
         kept = self._kept
         if kept is None:
@@ -71,7 +75,7 @@ class ChangeProof:
                 continue
             change = theirs - kept.engines[name]
             followed = (change @ moved / moved.square().sum()).item()
-            if followed < 0.5:
+            if followed < LEAST:
                 return Lag(name, size, followed)
         if is_clear:
             self._kept = scores

@@ -26,7 +26,7 @@ class CPULoraLinear(LoraLinear):
         if name is not None and not args and not kwargs:
             base: Any = self.base_layer
             down, up = (side[name].get_parameter("weight") for side in (self.lora_A, self.lora_B))
-            is_frozen = not base.weight.requires_grad
+            is_frozen = not any(own.requires_grad for own in base.parameters())
             if is_frozen and is_plain_cpu(x, base.weight, down, up):
                 scale = self.scaling[name]
                 return low_rank_linear(x, base.weight, base.bias, down, up, scale)

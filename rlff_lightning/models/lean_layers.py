@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from inspect import signature
 from types import FunctionType
 from typing import Any
 
@@ -66,9 +67,12 @@ def _rotating(plain: Any) -> Any:
 
 
 def _rotation(plain: Callable[..., Any]) -> Callable[..., Any]:
-    def apply(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> Any:
-        if not is_plain_cpu(query, key, cos, sin):
-            return plain(query, key, cos, sin)
+    def apply(
+        query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        is_whole = cos.dim() == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
+        if args or kwargs or not is_whole or not is_plain_cpu(query, key, cos, sin):
+            return plain(query, key, cos, sin, *args, **kwargs)
         return rotate(query, key, cos[:, None], sin[:, None])
 
     return apply
@@ -86,14 +90,8 @@ def _rotates_plainly(kind: Any) -> bool:
         torch.linspace(1, 4, 12).view(1, 1, 3, 4),
     )
     cos, sin = torch.linspace(-1, 1, 12).view(1, 3, 4), torch.linspace(0, 1, 12).view(1, 3, 4)
-    try:
-        found = forward.__globals__[_ROTATION](query, key, cos, sin)
-    except (TypeError, RuntimeError, ValueError):  # it rotates something else
-        return False
     expected = rotate(query, key, cos[:, None], sin[:, None])
-    return len(found) == 2 and all(
-        torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in zip(found, expected, strict=True)
-    )
+    return _is_found(lambda: forward.__globals__[_ROTATION](query, key, cos, sin), *expected)
 
 
 _ROTATION = "apply_rotary_pos_emb"
@@ -105,8 +103,10 @@ def _is_plain_norm(module: nn.Module) -> bool:
     if names != ["weight"] or not hasattr(module, "variance_epsilon"):
         return False
     rows, weight = torch.linspace(-2, 3, 14).view(2, 7), torch.linspace(1, -2, 7)
-    found = _tried(module, rows, weight=weight, variance_epsilon=0.5)
-    return torch.allclose(found, rms_norm(rows, weight, 0.5), rtol=1e-6, atol=1e-6)
+    stub = _Stub(module, {"weight": weight, "variance_epsilon": 0.5})
+    return _takes_rows_alone(module) and _is_found(
+        lambda: (type(module).forward(stub, rows),), rms_norm(rows, weight, 0.5)
+    )
 
 
 def _is_plain_gated(module: nn.Module) -> bool:
@@ -115,18 +115,29 @@ def _is_plain_gated(module: nn.Module) -> bool:
         return False
     gate, up = torch.linspace(-3, 3, 7), torch.linspace(1, -2, 7)
     layers = {"gate_proj": lambda x: gate, "up_proj": lambda x: up, "down_proj": lambda x: x}
-    found = _tried(module, gate, **layers)
-    return torch.allclose(found, gated_silu(gate, up), rtol=1e-6, atol=1e-6)
+    stub = _Stub(module, layers)
+    return _takes_rows_alone(module) and _is_found(
+        lambda: (type(module).forward(stub, gate),), gated_silu(gate, up)
+    )
 
 
-def _tried(module: nn.Module, rows: Tensor, **parts: Any) -> Tensor:
-    """Compute what a module does with other parts: its own may be quantised or without weights."""
-    found: Tensor = type(module).forward(_Stub(module, parts), rows)
-    return found
+def _takes_rows_alone(module: nn.Module) -> bool:
+    return len(signature(type(module).forward).parameters) == 2
+
+
+def _is_found(compute: Callable[[], Any], *expected: Tensor) -> bool:
+    """Tell whether a computation, which may be of anything, gives these tensors."""
+    try:
+        found = compute()
+        return len(found) == len(expected) and all(
+            torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in zip(found, expected, strict=True)
+        )
+    except Exception:  # noqa: BLE001  # whatever it wants, it is something else
+        return False
 
 
 class _Stub:
-    """A module with other parts; whatever else is asked of it is the module's own."""
+    """A module with other parts, for its own may be quantised or without weights."""
 
     def __init__(self, module: nn.Module, parts: dict[str, Any]) -> None:
         self.module, self.parts = module, parts

@@ -146,6 +146,8 @@ class TrainedModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Gradients are in no checkpoint. What was to be saved of this step is saved by now; what
         # falls into the window of the next one is left out, as if it were saved already.
+        if self.trainer.accumulate_grad_batches == 1:
+            return
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback._last_global_step_saved = self.trainer.global_step

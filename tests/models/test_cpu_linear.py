@@ -81,6 +81,14 @@ def test_an_adapter_that_is_off_merged_or_one_of_two_is_left_to_peft(calls: list
     assert calls == [1.5, 1.5]
 
 
+def test_a_bias_that_trains_is_left_to_peft(calls: list[float]) -> None:
+    expected, model = outcome(adapted(bias="lora_only")), adapted(bias="lora_only")
+    use_cpu_linear(model)
+    for a, b in zip(outcome(model), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert len(calls) == 1  # of the layer without a bias
+
+
 def test_another_type_is_left_to_peft(calls: list[float]) -> None:
     model = adapted()
     use_cpu_linear(model)
