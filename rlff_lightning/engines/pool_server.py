@@ -171,9 +171,10 @@ class PoolServer:
                 f"{self.url} finds no adapter in {folder}: the folder must be on a disk that "
                 "trainer and servers see under one path"
             ) from error
-        except openai.InternalServerError:
-            raise  # its own fault, not a setting's
         except openai.APIStatusError as error:
+            if isinstance(error, openai.InternalServerError):
+                # vLLM says so of an adapter that does not fit it too, and then serves on.
+                await self.ask("health")
             raise UserError(f"{self.url} refuses adapter {folder}: {_line(error)}") from error
 
     async def drop_adapters(self, keep: str | None = None) -> None:
