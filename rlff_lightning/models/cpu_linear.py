@@ -25,9 +25,13 @@ class CPULoraLinear(LoraLinear):
         name = self._plain_adapter()
         if name is not None and not args and not kwargs:
             base: Any = self.base_layer
-            down, up = (side[name].get_parameter("weight") for side in (self.lora_A, self.lora_B))
-            is_frozen = not any(own.requires_grad for own in base.parameters())
-            if is_frozen and is_plain_cpu(x, base.weight, down, up):
+            # What shards a model puts other tensors in the place of parameters.
+            down: Tensor = self.lora_A[name].weight  # type: ignore[assignment]
+            up: Tensor = self.lora_B[name].weight  # type: ignore[assignment]
+            trains = base.weight.requires_grad or (
+                base.bias is not None and base.bias.requires_grad
+            )
+            if not trains and is_plain_cpu(x, base.weight, down, up):
                 scale = self.scaling[name]
                 return low_rank_linear(x, base.weight, base.bias, down, up, scale)
         result: Tensor = super().forward(x, *args, **kwargs)
@@ -40,7 +44,11 @@ class CPULoraLinear(LoraLinear):
             return None
         [name] = names
         is_plain = (
-            type(self.base_layer) is CPULinear
+            # One that is sharded by itself has its weight only while it computes.
+            all(
+                type(layer) is CPULinear
+                for layer in (self.base_layer, self.lora_A[name], self.lora_B[name])
+            )
             and name not in self.lora_variant
             and isinstance(self.lora_dropout[name], nn.Identity)
             and self.lora_B[name].bias is None

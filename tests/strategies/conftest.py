@@ -24,7 +24,7 @@ SHARDED = [
     "policy-lora",
     "policy-qlora",
 ]
-IN_DDP = ["supervised-lora-clip", "supervised-qlora", "policy-full-clip", "token_policy-full"]
+IN_DDP = ["supervised-lora-clip", "policy-full-clip", "token_policy-full"]
 LOW = {"supervised-bf16": "fsdp2", "supervised-full-mixed": "ddp"}
 """In bfloat16, the weights or the arithmetic alone, and by what; policies the other way round."""
 LOW_POLICIES = ["fsdp2:policy-lora-mixed-few", "ddp:policy-bf16-few"]
