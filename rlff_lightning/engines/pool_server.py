@@ -172,7 +172,9 @@ class PoolServer:
                 "trainer and servers see under one path"
             ) from error
         except openai.APIStatusError as error:
-            if isinstance(error, openai.InternalServerError):
+            if error.status_code > 500:
+                raise  # its own fault, not a setting's
+            if error.status_code == 500:
                 # vLLM says so of an adapter that does not fit it too, and then serves on.
                 await self.ask("health")
             raise UserError(f"{self.url} refuses adapter {folder}: {_line(error)}") from error
