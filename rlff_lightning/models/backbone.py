@@ -22,6 +22,7 @@ from transformers import (
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.cpu_linear import use_cpu_linear
+from rlff_lightning.models.last_layer import use_last_layer
 from rlff_lightning.models.lean_layers import use_lean_layers
 from rlff_lightning.models.model_folder import check_name, model_folder
 from rlff_lightning.models.rotary import keep_rotary_float32
@@ -137,6 +138,7 @@ class Backbone:
             model = add_adapter(base, self.adapter, task)
         use_cpu_linear(model)
         use_lean_layers(model)
+        use_last_layer(model)
         # Lightning keeps the mode it finds, and checkpointing works in training mode only.
         model.train()
         return model

@@ -1,5 +1,6 @@
 """What a model is called with to read groups: prompts once per group, or once per completion."""
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.attention_kernels import has_kernel
+from rlff_lightning.models.last_layer import gives_read_alone
 from rlff_lightning.models.output_head import transformers_model
 from rlff_lightning.models.prefix_sharing import pack_groups, use_prefix_attention, why_not_shared
 from rlff_lightning.models.sharing_cost import is_sharing_cheaper
@@ -14,16 +16,17 @@ from rlff_lightning.models.sharing_cost import is_sharing_cheaper
 Sharing = Literal["auto", "shared", "padded"]
 """A prompt is computed once per group, once per completion, or whichever costs less."""
 
+Read = Literal["predictors", "last"]
+"""Hidden states that predict a completion's tokens, or those at its end."""
+
 
 class GroupInputs(NamedTuple):
-    """Inputs, and where to read the hidden states, flattened to ``(rows * columns, H)``."""
+    """Inputs, and where to read what the model gives, flattened to ``(rows * columns, H)``."""
 
     inputs: dict[str, Any]
     """Keyword arguments of the model."""
-    predictors: Tensor
-    """Index of the token before each completion token, ``(M,)``, in the completion mask's order."""
-    last: Tensor
-    """Index of each completion's last token that is read, or of its prompt's, ``(N * G,)``."""
+    read: Tensor
+    """Index of each hidden state that is asked for."""
 
 
 def group_inputs(
@@ -34,7 +37,7 @@ def group_inputs(
     completion_ids: Tensor,
     completion_mask: Tensor,
     *,
-    with_last_token: bool = False,
+    read: Read = "predictors",
 ) -> GroupInputs:
     """Lay out groups as ``sharing`` asks; shared prompts switch the model to prefix attention.
 
@@ -45,7 +48,9 @@ def group_inputs(
         prompt_mask: ``True`` at prompt tokens, ``(N, P)``.
         completion_ids: G completions per prompt, right-padded, siblings adjacent, ``(N * G, T)``.
         completion_mask: ``True`` at completion tokens, ``(N * G, T)``.
-        with_last_token: Read every completion's last token too, which predicts nothing.
+        read: Which hidden states: of the token before each completion token, ``(M,)`` in the
+            completion mask's order, or of each completion's last token, ``(N * G,)``; an empty
+            completion's is its prompt's last.
 
     Raises:
         ValueError: If the shapes disagree, a prompt is empty, or padding is on the wrong side.
@@ -54,7 +59,7 @@ def group_inputs(
     groups = prompt_ids, prompt_mask, completion_ids, completion_mask
     check_groups(*groups)
     if sharing == "padded":
-        return _padded(*groups, with_last_token=with_last_token)
+        return _padded(*groups, read)
     obstacle = why_not_shared(model)
     device = prompt_ids.device.type
     if sharing == "auto" and not obstacle and not _has_kernel(model, device):
@@ -62,8 +67,8 @@ def group_inputs(
     if obstacle and sharing == "shared":
         raise UserError(f"sharing must be 'padded' or 'auto' for this model: {obstacle}")
     if obstacle:
-        return _padded(*groups, with_last_token=with_last_token)
-    packed = pack_groups(*groups, with_last_token=with_last_token)
+        return _padded(*groups, read)
+    packed = pack_groups(*groups, with_last_token=read == "last")
     if sharing == "auto" and not is_sharing_cheaper(
         transformers_model(model).config.get_text_config(),
         packed.layout,
@@ -71,9 +76,13 @@ def group_inputs(
         width=prompt_ids.shape[1] + completion_ids.shape[1],
         device=device,
     ):
-        return _padded(*groups, with_last_token=with_last_token)
+        return _padded(*groups, read)
     use_prefix_attention(model)
-    return GroupInputs(packed.model_inputs(), packed.predictors, packed.last)
+    inputs, where = packed.model_inputs(), getattr(packed, read)
+    if gives_read_alone(model):
+        inputs["prefix_layout"] = replace(packed.layout, read=where)
+        where = torch.arange(len(where), device=where.device)
+    return GroupInputs(inputs, where)
 
 
 def _has_kernel(model: nn.Module, device: str) -> bool:
@@ -89,27 +98,28 @@ def _padded(
     prompt_mask: Tensor,
     completion_ids: Tensor,
     completion_mask: Tensor,
-    *,
-    with_last_token: bool,
+    read: Read,
 ) -> GroupInputs:
     """Repeat every prompt before each of its completions."""
     group_size = len(completion_ids) // len(prompt_ids)
     num_prompt, num_steps = prompt_ids.shape[1], completion_ids.shape[1]
-    num_unread = 0 if with_last_token else 1
+    num_unread = 0 if read == "last" else 1
     width = num_prompt + num_steps - num_unread
     ids = torch.cat([prompt_ids.repeat_interleave(group_size, 0), completion_ids], 1)[:, :width]
     mask = torch.cat([prompt_mask.repeat_interleave(group_size, 0), completion_mask], 1)[:, :width]
     rows, steps = completion_mask.nonzero(as_tuple=True)
     all_rows = torch.arange(len(ids), device=ids.device)
-    num_read = completion_mask.sum(1) - num_unread
+    where = {
+        "predictors": rows * width + num_prompt - 1 + steps,
+        "last": all_rows * width + num_prompt - 1 + completion_mask.sum(1),
+    }
     return GroupInputs(
         inputs={
             "input_ids": ids,
             "attention_mask": mask.long(),
             "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
         },
-        predictors=rows * width + num_prompt - 1 + steps,
-        last=all_rows * width + num_prompt - 1 + num_read.clamp(min=0),
+        read=where[read],
     )
 
 

@@ -103,7 +103,7 @@ def _one_pass(
     def score(hidden: Tensor) -> Tensor:
         stats = token_logps(
             # Not by [...]: its backward adds up row by row on one thread, a prompt's end G times.
-            hidden.flatten(0, 1).index_select(0, inputs.predictors),
+            hidden.flatten(0, 1).index_select(0, inputs.read),
             head.weight,
             tokens,
             temperature=settings.temperature,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlff_lightning.functional.lean import gated_silu, rms_norm, rotate
 from rlff_lightning.functional.products import is_plain_cpu
+from rlff_lightning.models.trials import Stub, gives
 
 
 def use_lean_layers(model: nn.Module) -> None:
@@ -91,7 +92,7 @@ def _rotates_plainly(kind: Any) -> bool:
     )
     cos, sin = torch.linspace(-1, 1, 12).view(1, 3, 4), torch.linspace(0, 1, 12).view(1, 3, 4)
     expected = rotate(query, key, cos[:, None], sin[:, None])
-    return _is_found(lambda: forward.__globals__[_ROTATION](query, key, cos, sin), *expected)
+    return gives(lambda: forward.__globals__[_ROTATION](query, key, cos, sin), *expected)
 
 
 _ROTATION = "apply_rotary_pos_emb"
@@ -103,8 +104,8 @@ def _is_plain_norm(module: nn.Module) -> bool:
     if names != ["weight"] or not hasattr(module, "variance_epsilon"):
         return False
     rows, weight = torch.linspace(-2, 3, 14).view(2, 7), torch.linspace(1, -2, 7)
-    stub = _Stub(module, {"weight": weight, "variance_epsilon": 0.5})
-    return _takes_rows_alone(module) and _is_found(
+    stub = Stub(module, {"weight": weight, "variance_epsilon": 0.5})
+    return _takes_rows_alone(module) and gives(
         lambda: (type(module).forward(stub, rows),), rms_norm(rows, weight, 0.5)
     )
 
@@ -115,32 +116,11 @@ def _is_plain_gated(module: nn.Module) -> bool:
         return False
     gate, up = torch.linspace(-3, 3, 7), torch.linspace(1, -2, 7)
     layers = {"gate_proj": lambda x: gate, "up_proj": lambda x: up, "down_proj": lambda x: x}
-    stub = _Stub(module, layers)
-    return _takes_rows_alone(module) and _is_found(
+    stub = Stub(module, layers)
+    return _takes_rows_alone(module) and gives(
         lambda: (type(module).forward(stub, gate),), gated_silu(gate, up)
     )
 
 
 def _takes_rows_alone(module: nn.Module) -> bool:
     return len(signature(type(module).forward).parameters) == 2
-
-
-def _is_found(compute: Callable[[], Any], *expected: Tensor) -> bool:
-    """Tell whether a computation, which may be of anything, gives these tensors."""
-    try:
-        found = compute()
-        return len(found) == len(expected) and all(
-            torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in zip(found, expected, strict=True)
-        )
-    except Exception:  # noqa: BLE001  # whatever it wants, it is something else
-        return False
-
-
-class _Stub:
-    """A module with other parts, for its own may be quantised or without weights."""
-
-    def __init__(self, module: nn.Module, parts: dict[str, Any]) -> None:
-        self.module, self.parts = module, parts
-
-    def __getattr__(self, name: str) -> Any:
-        return self.parts[name] if name in self.parts else getattr(self.module, name)

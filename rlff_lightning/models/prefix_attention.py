@@ -43,6 +43,8 @@ class PrefixLayout:
     """Every prompt and every reply with itself."""
     prompts: Stretches
     """Every group's replies with its prompt; queries begin where the prompts end."""
+    read: Tensor | None = None
+    """Tokens whose hidden states are asked for, if the last layer shall give no others."""
 
 
 class _PrefixAttention(torch.autograd.Function):

@@ -180,11 +180,11 @@ class RewardModel(nn.Module):
             self.trunk,
             sharing,
             *(prompt_ids, prompt_mask, completion_ids, completion_mask),
-            with_last_token=True,
+            read="last",
         )
         self._check_length(groups.inputs["position_ids"])
         hidden = self._hidden(**groups.inputs, use_cache=False)
-        return self._read(hidden.flatten(0, 1)[groups.last].float())
+        return self._read(hidden.flatten(0, 1)[groups.read].float())
 
     @property
     def shares_prompts(self) -> bool:

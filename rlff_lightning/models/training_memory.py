@@ -23,8 +23,8 @@ from rlff_lightning.models.group_inputs import Sharing, group_inputs
 from rlff_lightning.models.memory_timeline import MemoryTimeline, Peak
 from rlff_lightning.models.output_head import head_replaced, output_head
 
-DEPTHS = (2, 4)
-"""Decoder layers of the two models that are followed."""
+DEPTHS = (3, 5)
+"""Decoder layers of the two models that are followed, with one at least between first and last."""
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 Kept = Literal["none", "forward", "always"]
 """How long gradients of an earlier backward pass stay: Lightning frees those of the last update
@@ -116,8 +116,9 @@ def follow_scoring(
     Returns:
         Bytes beside the weights.
     """
-    model = _with_precision(build(1), precision)
-    inputs = group_inputs(model, batch.sharing, *_tokens(batch), with_last_token=True).inputs
+    # The last layer may compute less than those before it.
+    model = _with_precision(build(2), precision)
+    inputs = group_inputs(model, batch.sharing, *_tokens(batch), read="last").inputs
     with _faked(model, inputs) as (given, timeline), torch.no_grad():  # noqa: SIM117
         with _arithmetic(precision), timeline:
             model(**given, use_cache=False)
@@ -150,8 +151,8 @@ def _follow(
     model = _with_precision(model, precision)
     has_head = model.get_output_embeddings() is not None
     tokens = _tokens(batch)
-    groups = group_inputs(model, batch.sharing, *tokens, with_last_token=not has_head)
-    extra = {"read": groups.predictors if has_head else groups.last, "tokens": tokens[2].flatten()}
+    groups = group_inputs(model, batch.sharing, *tokens, read="predictors" if has_head else "last")
+    extra = {"read": groups.read, "tokens": tokens[2].flatten()}
     with _faked(model, groups.inputs | extra) as (given, timeline):
         read, targets = given.pop("read"), given.pop("tokens")
         _watch_first_layer(model, timeline)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Pretrained
 
 from rlff_lightning.errors import UserError
 from rlff_lightning.models.backbone import LanguageModel, LoraSettings, add_adapter
+from rlff_lightning.models.last_layer import use_last_layer
 from rlff_lightning.models.lean_layers import use_lean_layers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -104,6 +105,7 @@ def build_without_weights(
     if not adapter and quantize:
         raise UserError("Backbone.quantize needs Backbone.adapter: 4-bit weights cannot be trained")
     use_lean_layers(model)
+    use_last_layer(model)
     model.train()
     return model
 

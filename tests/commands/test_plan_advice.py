@@ -13,7 +13,7 @@ from rlff_lightning.models.training_memory import MicroBatch
 POCKET = PlannedModel(
     name="warm_start/model",
     base="warm_start/model",
-    architecture=pocket_architecture({"num_layers": 2}),
+    architecture=pocket_architecture({"num_layers": 4}),
     dtype="bfloat16",
 )
 POLICY = PlannedStage(

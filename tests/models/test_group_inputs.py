@@ -22,15 +22,14 @@ def test_padded_rows_repeat_the_prompt_and_count_places_by_the_mask():
     ]
     assert found.inputs["position_ids"].tolist() == [[0, 0, 1, 2]] * 2 + [[0, 1, 2, 3]] * 2
     # Four columns a row. 31 and 33 follow their prompts' 12 at column 2, 32 follows 31.
-    assert found.predictors.tolist() == [2, 3, 6, 10, 11, 14]
-    assert found.last.tolist() == [3, 6, 11, 14]
+    assert found.read.tolist() == [2, 3, 6, 10, 11, 14]
 
 
 def test_padded_rows_can_hold_last_tokens_too():
-    found = group_inputs(torch.nn.Identity(), "padded", *GROUPS, with_last_token=True)
+    found = group_inputs(torch.nn.Identity(), "padded", *GROUPS, read="last")
     assert found.inputs["input_ids"][0].tolist() == [0, 11, 12, 31, 32]
     # Five columns a row; the last tokens are 32, 33, 35 and 36.
-    assert found.last.tolist() == [4, 8, 14, 18]
+    assert found.read.tolist() == [4, 8, 14, 18]
 
 
 def test_auto_shares_long_prompts_and_pads_tiny_ones():
