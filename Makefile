@@ -40,8 +40,9 @@ $(STAMP):
 demo: setup
 	$(BIN)/rlff pipeline configs/demo --run runs/demo
 
+# One thread each, and half of the time is spent in one process: two workers fill two cores.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # Looked for first: pytest would skip what is missing, and succeed.
 test-browser: setup

@@ -26,6 +26,22 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 Rlff = Callable[..., "subprocess.CompletedProcess[str]"]
+DEAR = ("made", "chat_server")
+"""Fixtures that one worker makes once for all tests; the first takes the longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file, and all tests of a dear fixture, to one worker of pytest-xdist."""
+
+    def group(item: pytest.Item) -> str:
+        names = getattr(item, "fixturenames", ())
+        return next((name for name in DEAR if name in names), item.nodeid.partition("::")[0])
+
+    groups = {item: group(item) for item in items}
+    # The longest begin first; within a group the order stays.
+    items.sort(key=lambda item: DEAR.index(name) if (name := groups[item]) in DEAR else len(DEAR))
+    for item, name in groups.items():
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture

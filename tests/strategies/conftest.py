@@ -17,14 +17,16 @@ SHARDED = [
     "supervised-full-parts",
     "supervised-lora-clip",
     "supervised-qlora",
+    "supervised-recomputed",
     "reward-full",
     "reward-lora-clip",
     "reward-qlora",
     "policy-full-clip",
     "policy-lora",
     "policy-qlora",
+    "policy-recomputed",
 ]
-IN_DDP = ["supervised-lora-clip", "policy-full-clip", "token_policy-full"]
+IN_DDP = ["supervised-lora-clip", "supervised-qlora", "policy-full-clip", "token_policy-full"]
 LOW = {"supervised-bf16": "fsdp2", "supervised-full-mixed": "ddp"}
 """In bfloat16, the weights or the arithmetic alone, and by what; policies the other way round."""
 LOW_POLICIES = ["fsdp2:policy-lora-mixed-few", "ddp:policy-bf16-few"]

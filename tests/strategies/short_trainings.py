@@ -48,6 +48,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "lora": {"adapter": LORA},
     "qlora": {"adapter": LORA, "quantize": "nf4"},
     "bf16": {"dtype": "bfloat16"},
+    "recomputed": {"gradient_checkpointing": True},
 }
 STRATEGIES: dict[str, Callable[[], Any]] = {
     "one": lambda: "auto",
