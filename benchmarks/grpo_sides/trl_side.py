@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ def main(task: Task, folder: Path, options: dict[str, Any]) -> None:
     sizes = options["micro_batches"]
     updates = {}
     for size in sizes if len(sizes) > 1 else []:
-        rows = train(task, folder, {"generation": "none"}, size, num_steps=2)
-        updates[size] = rows[-1]["update_s"]
+        rows = train(task, folder, {"generation": "none"}, size, num_steps=4)
+        updates[size] = median(row["update_s"] for row in rows[1:])
     best = min(updates, key=lambda size: updates[size]) if updates else sizes[0]
     print(f"update by micro-batch: {updates}", file=sys.stderr, flush=True)
     train(task, folder, options, best)
@@ -43,6 +44,9 @@ def train(
     rows: list[dict[str, float]] = []
 
     class Reporter(TrainerCallback):
+        def on_train_begin(self, *args: Any, optimizer: Any, **kwargs: Any) -> None:
+            meter.timed(optimizer, "step", "update")
+
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             meter.read_memory()
             if num_steps:
@@ -56,7 +60,8 @@ def train(
         return {
             "generate_s": spent["generate"],
             "sync_s": spent["sync"],
-            "update_s": total - spent["rollout"],
+            # Losses, their gradients, clipping and the step; loaders and callbacks are in neither.
+            "update_s": spent["update"] - spent["rollout"],
             "iteration_s": total,
             "peak_mb": meter.peak_mb,
             "micro_batch": micro_batch,
@@ -103,6 +108,8 @@ def train(
     if options["generation"] == "none":
         tokens = torch.randint(1, task.vocab, (task.rows, task.completion)).tolist()
         trainer._generate_single_turn = lambda *_, **__: (tokens, None)
+    meter.timed(trainer, "training_step", "update")
+    meter.timed(trainer.accelerator, "clip_grad_norm_", "update")
     meter.timed(trainer, "_generate_single_turn", "generate")
     meter.timed(trainer, "_generate_and_score_completions", "rollout")
     if config.use_vllm:

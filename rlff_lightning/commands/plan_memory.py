@@ -181,6 +181,7 @@ def _reward_parts(stage: PlannedStage, room: int) -> list[Part]:
     work = follow_scoring(
         lambda depth: computes.build(depth, has_head=False, gradient_checkpointing=False),
         scoring,
+        num_layers=computes.num_layers,
         precision=stage.precision if stage.shares_base else "32-true",
     )
     if stage.shares_base:

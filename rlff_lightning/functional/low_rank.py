@@ -52,7 +52,7 @@ class _LowRank(torch.autograd.Function):
         result = linear(flat, weight, bias).addmm_(inner, up.T, alpha=scale)
         ctx.save_for_backward(rows, weight, down, up, inner)
         ctx.scale = scale
-        return result.view(*rows.shape[:-1], -1)
+        return result.view(*rows.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable

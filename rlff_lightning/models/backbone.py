@@ -138,7 +138,7 @@ class Backbone:
             model = add_adapter(base, self.adapter, task)
         use_cpu_linear(model)
         use_lean_layers(model)
-        use_last_layer(model)
+        use_last_layer(base)
         # Lightning keeps the mode it finds, and checkpointing works in training mode only.
         model.train()
         return model

@@ -21,12 +21,33 @@ Read = Literal["predictors", "last"]
 
 
 class GroupInputs(NamedTuple):
-    """Inputs, and where to read what the model gives, flattened to ``(rows * columns, H)``."""
+    """Inputs, and which of the hidden states are asked for."""
 
     inputs: dict[str, Any]
     """Keyword arguments of the model."""
     read: Tensor
-    """Index of each hidden state that is asked for."""
+    """Index of each in what a model gives of all tokens, flattened to ``(rows * columns, H)``."""
+
+    def take(self, hidden: Tensor) -> Tensor:
+        """Take the states that are asked for from what the model gave, ``(len(read), H)``.
+
+        Args:
+            hidden: ``(rows, columns, H)``, or ``(1, len(read), H)`` from a last layer that left the
+                others out.
+
+        Raises:
+            RuntimeError: If such a layer's states are not what came out.
+        """
+        states = hidden.flatten(0, 1)
+        layout = self.inputs.get("prefix_layout")
+        if layout is None or layout.read is None:
+            # Not by [...]: its backward adds up row by row on one thread, a prompt's end G times.
+            return states.index_select(0, self.read)
+        if len(states) != len(self.read):
+            raise RuntimeError(
+                f"The last layer was to give {len(self.read)} states, got {len(states)}"
+            )
+        return states
 
 
 def group_inputs(
@@ -38,6 +59,7 @@ def group_inputs(
     completion_mask: Tensor,
     *,
     read: Read = "predictors",
+    is_last_alone: bool = True,
 ) -> GroupInputs:
     """Lay out groups as ``sharing`` asks; shared prompts switch the model to prefix attention.
 
@@ -51,6 +73,7 @@ def group_inputs(
         read: Which hidden states: of the token before each completion token, ``(M,)`` in the
             completion mask's order, or of each completion's last token, ``(N * G,)``; an empty
             completion's is its prompt's last.
+        is_last_alone: No layer's states are read but the last one's, which may leave others out.
 
     Raises:
         ValueError: If the shapes disagree, a prompt is empty, or padding is on the wrong side.
@@ -79,9 +102,8 @@ def group_inputs(
         return _padded(*groups, read)
     use_prefix_attention(model)
     inputs, where = packed.model_inputs(), getattr(packed, read)
-    if gives_read_alone(model):
+    if is_last_alone and gives_read_alone(transformers_model(model)):
         inputs["prefix_layout"] = replace(packed.layout, read=where)
-        where = torch.arange(len(where), device=where.device)
     return GroupInputs(inputs, where)
 
 

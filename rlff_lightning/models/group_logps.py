@@ -102,8 +102,7 @@ def _one_pass(
 
     def score(hidden: Tensor) -> Tensor:
         stats = token_logps(
-            # Not by [...]: its backward adds up row by row on one thread, a prompt's end G times.
-            hidden.flatten(0, 1).index_select(0, inputs.read),
+            inputs.take(hidden),
             head.weight,
             tokens,
             temperature=settings.temperature,

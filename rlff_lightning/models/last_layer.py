@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlff_lightning.models.trials import Stub, gives
 
@@ -34,19 +35,24 @@ class _LastLayer(nn.Module):
         return found
 
 
-def use_last_layer(model: nn.Module) -> None:
-    """Turn the last layer of each plain stack of the model into one that knows what is read."""
-    for module in model.modules():
-        layers = getattr(module, "layers", None)
-        if isinstance(layers, nn.ModuleList) and len(layers) and _is_plain(layers[-1]):
-            plain = type(layers[-1])
-            # The name stays: by it transformers says what is not to be split.
-            layers[-1].__class__ = type(plain.__name__, (_LastLayer, plain), {})
+def use_last_layer(model: PreTrainedModel) -> None:
+    """Turn the last layer of a plain decoder into one that knows what is read."""
+    layer = _last_layer(model)
+    if layer is not None and _is_plain(layer):
+        plain = type(layer)
+        # The name stays: by it transformers says what is not to be split.
+        layer.__class__ = type(plain.__name__, (_LastLayer, plain), {})
 
 
-def gives_read_alone(model: nn.Module) -> bool:
+def gives_read_alone(model: PreTrainedModel) -> bool:
     """Tell whether the model gives the hidden states that a layout says are read, and no others."""
-    return any(isinstance(module, _LastLayer) for module in model.modules())
+    return isinstance(_last_layer(model), _LastLayer)
+
+
+def _last_layer(model: PreTrainedModel) -> nn.Module | None:
+    """Find the last layer of the decoder's only stack."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    return layers[-1] if isinstance(layers, nn.ModuleList) and len(layers) else None
 
 
 def _is_plain(layer: nn.Module) -> bool:

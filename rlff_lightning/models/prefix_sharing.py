@@ -15,6 +15,9 @@ from rlff_lightning.models.prefix_attention import PREFIX_ATTENTION, PrefixLayou
 _DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 """How configurations name the dropout of attention probabilities."""
 
+_LAYOUT_LOST = ("doge", "nemotron")
+"""Kinds of model whose layers take what they hand to attention from elsewhere, or drop it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedGroups:
@@ -131,9 +134,13 @@ def why_not_shared(model: nn.Module) -> str | None:
     dropouts = [name for name in _DROPOUTS if getattr(config, name, None)]
     if model.training and dropouts:
         return f"{dropouts[0]} {getattr(config, dropouts[0])}"
+    if getattr(config, "attn_logit_softcapping", None):
+        return f"attn_logit_softcapping {config.attn_logit_softcapping}"
+    if getattr(config, "output_router_logits", False):
+        return "output_router_logits, which need a mask"
     if getattr(config, "v_head_dim", None) not in (None, getattr(config, "qk_head_dim", None)):
         return f"values of another width, {config.v_head_dim}, than keys"
-    if not base._supports_attention_backend:
+    if not base._supports_attention_backend or config.model_type in _LAYOUT_LOST:
         return f"{type(base).__name__} does not take an attention function"
     return None
 

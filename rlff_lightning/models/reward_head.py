@@ -181,10 +181,11 @@ class RewardModel(nn.Module):
             sharing,
             *(prompt_ids, prompt_mask, completion_ids, completion_mask),
             read="last",
+            is_last_alone=self.settings.layers == 1,
         )
         self._check_length(groups.inputs["position_ids"])
         hidden = self._hidden(**groups.inputs, use_cache=False)
-        return self._read(hidden.flatten(0, 1)[groups.read].float())
+        return self._read(groups.take(hidden).float())
 
     @property
     def shares_prompts(self) -> bool:

@@ -19,7 +19,7 @@ from rlff_lightning.functional.log_probs import (
     token_logps,
 )
 from rlff_lightning.models.backbone import LanguageModel
-from rlff_lightning.models.group_inputs import Sharing, group_inputs
+from rlff_lightning.models.group_inputs import GroupInputs, Sharing, group_inputs
 from rlff_lightning.models.memory_timeline import MemoryTimeline, Peak
 from rlff_lightning.models.output_head import head_replaced, output_head
 
@@ -104,20 +104,25 @@ def follow_training(
 
 
 def follow_scoring(
-    build: Callable[[int | None], LanguageModel], batch: MicroBatch, *, precision: Precision
+    build: Callable[[int | None], LanguageModel],
+    batch: MicroBatch,
+    *,
+    num_layers: int,
+    precision: Precision,
 ) -> int:
     """Follow one pass without gradient; its peak does not grow with depth.
 
     Args:
         build: As in ``follow_training``, a model without output head.
         batch: What it scores.
+        num_layers: Decoder layers of the whole model.
         precision: Of the arithmetic.
 
     Returns:
         Bytes beside the weights.
     """
     # The last layer may compute less than those before it.
-    model = _with_precision(build(2), precision)
+    model = _with_precision(build(min(num_layers, 2)), precision)
     inputs = group_inputs(model, batch.sharing, *_tokens(batch), read="last").inputs
     with _faked(model, inputs) as (given, timeline), torch.no_grad():  # noqa: SIM117
         with _arithmetic(precision), timeline:
@@ -152,9 +157,9 @@ def _follow(
     has_head = model.get_output_embeddings() is not None
     tokens = _tokens(batch)
     groups = group_inputs(model, batch.sharing, *tokens, read="predictors" if has_head else "last")
-    extra = {"read": groups.read, "tokens": tokens[2].flatten()}
+    extra = {"tokens": tokens[2].flatten()}
     with _faked(model, groups.inputs | extra) as (given, timeline):
-        read, targets = given.pop("read"), given.pop("tokens")
+        targets = given.pop("tokens")
         _watch_first_layer(model, timeline)
         if kept == "always":
             for weight in _trained(model):
@@ -162,9 +167,9 @@ def _follow(
         with timeline:
             with _arithmetic(precision):
                 loss = (
-                    _score(model, given, read, targets, timeline, device)
+                    _score(model, given, groups, targets, timeline, device)
                     if has_head
-                    else _read(model, given, read, timeline)
+                    else _read(model, given, groups, timeline)
                 )
             timeline.mark("forward")
             loss.backward()  # type: ignore[no-untyped-call]
@@ -185,7 +190,7 @@ def _follow(
 def _score(
     model: LanguageModel,
     given: dict[str, Any],
-    read: Tensor,
+    groups: GroupInputs,
     targets: Tensor,
     timeline: MemoryTimeline,
     device: str,
@@ -196,7 +201,7 @@ def _score(
     def score(hidden: Tensor) -> Tensor:
         hidden.register_hook(lambda _: timeline.mark("head"))  # type: ignore[no-untyped-call]
         stats = token_logps(
-            hidden.flatten(0, 1)[read],
+            groups.take(hidden),
             head.weight,
             targets,
             chunk_size=chunk_rows(head.weight.shape[0], device),
@@ -210,13 +215,13 @@ def _score(
 
 
 def _read(
-    model: LanguageModel, given: dict[str, Any], read: Tensor, timeline: MemoryTimeline
+    model: LanguageModel, given: dict[str, Any], groups: GroupInputs, timeline: MemoryTimeline
 ) -> Tensor:
     hidden: Tensor = model(**given, use_cache=False).last_hidden_state
     if not hidden.requires_grad:  # a frozen trunk, whose head alone is trained
         hidden.requires_grad_()
     hidden.register_hook(lambda _: timeline.mark("head"))  # type: ignore[no-untyped-call]
-    return hidden.flatten(0, 1)[read].float().sum()
+    return groups.take(hidden).float().sum()
 
 
 def _watch_first_layer(model: nn.Module, timeline: MemoryTimeline) -> None:

@@ -105,7 +105,7 @@ def build_without_weights(
     if not adapter and quantize:
         raise UserError("Backbone.quantize needs Backbone.adapter: 4-bit weights cannot be trained")
     use_lean_layers(model)
-    use_last_layer(model)
+    use_last_layer(base)
     model.train()
     return model
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -17,6 +18,7 @@ from rlff_lightning.functional.objectives import GRPO
 from rlff_lightning.functional.policy_objective import PolicyObjective
 from rlff_lightning.models.adapters import policy_without_adapter
 from rlff_lightning.models.backbone import Backbone, LanguageModel
+from rlff_lightning.models.dropout import switch_dropout_off
 from rlff_lightning.models.group_inputs import Sharing
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.saving import save_model
@@ -131,7 +133,10 @@ class PolicyModule(TrainedModule, Learner):
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        self.model = self.spread(self.backbone.build())
+        model = self.backbone.build()
+        if dropouts := switch_dropout_off(model):
+            rank_zero_info(f"The policy is trained without its dropout: {', '.join(dropouts)}")
+        self.model = self.spread(model)
         if self._needs_reference and not hasattr(self.model, "peft_config"):
             reference = self.backbone.build().requires_grad_(False).eval()
             self._reference.append(self.spread(reference))

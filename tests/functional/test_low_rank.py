@@ -28,3 +28,13 @@ def test_gradients_are_autograds(trains_input: bool) -> None:
         strict=True,
     ):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_no_rows_give_no_rows() -> None:
+    rows, weight = torch.zeros(1, 0, 6, requires_grad=True), torch.ones(5, 6)
+    down, up = torch.ones(2, 6, requires_grad=True), torch.ones(5, 2, requires_grad=True)
+    found = low_rank_linear(rows, weight, None, down, up, 0.5)
+    assert found.shape == (1, 0, 5)
+    found.sum().backward()
+    assert down.grad is not None
+    assert torch.equal(down.grad, torch.zeros_like(down))

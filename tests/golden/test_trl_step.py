@@ -137,10 +137,17 @@ def test_every_recorded_variant_is_compared() -> None:
     assert set(OBJECTIVES) == set(GOLDEN["variants"])
 
 
+# In float32 by the kernels that training uses, in float64 by torch's own.
+@pytest.mark.parametrize(("precision", "rounding"), [("64-true", 1e-6), ("32-true", 1e-4)])
 @pytest.mark.parametrize("sharing", ["shared", "padded"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_weights_after_training_equal_trls(
-    name: str, sharing: Any, quiet_trainer: Callable[..., Any], tmp_path: Path
+    name: str,
+    sharing: Any,
+    precision: Any,
+    rounding: float,
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     variant, objective = GOLDEN["variants"][name], OBJECTIVES[name]
     settings = variant["settings"]
@@ -170,7 +177,7 @@ def test_weights_after_training_equal_trls(
         max_epochs=1,
         accumulate_grad_batches=parts,
         gradient_clip_val=CASE["max_norm"],
-        precision="64-true",
+        precision=precision,
         callbacks=[losses],
     )
     trainer.fit(module)
@@ -182,6 +189,6 @@ def test_weights_after_training_equal_trls(
         start = torch.tensor(GOLDEN["start"][weight_name], dtype=torch.float64)
         assert (expected - start).abs().max() > 1e-3 * CASE["learning_rate"], weight_name
         gap = (weight.flatten() - expected).abs().max().item()
-        assert gap < 1e-6, weight_name
+        assert gap < rounding, weight_name
     whole = torch.tensor(variant["micro_batch_losses"]).view(steps, parts).sum(1)
-    assert losses.found == pytest.approx(whole.tolist(), abs=1e-6)
+    assert losses.found == pytest.approx(whole.tolist(), abs=rounding)

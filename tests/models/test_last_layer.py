@@ -1,6 +1,7 @@
 """The last layer computes what is read alone, and what is read is what it was."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import (
     Gemma2Config,
     GPTNeoXConfig,
     GraniteConfig,
+    HrmTextConfig,
     LlamaConfig,
     MixtralConfig,
     Phi3Config,
@@ -20,9 +22,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from rlff_lightning.models.group_inputs import group_inputs
 from rlff_lightning.models.group_logps import group_logps
 from rlff_lightning.models.head_settings import HeadSettings
-from rlff_lightning.models.last_layer import gives_read_alone, use_last_layer
+from rlff_lightning.models.last_layer import _LastLayer, gives_read_alone, use_last_layer
 from rlff_lightning.models.reward_head import RewardModel
 
 SIZES = {
@@ -95,18 +98,49 @@ def test_log_probabilities_and_gradients_stay_and_unread_tokens_are_left_out(
     assert fed[:2] == [num_packed, NUM_READ["predictors"]]
 
 
-def test_a_reward_model_computes_the_last_tokens_alone() -> None:
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_reward_model_computes_the_last_tokens_alone_if_it_reads_one_layer(
+    layers: int, adapted: bool
+) -> None:
     trunk = built(Qwen2Config(**SIZES), AutoModel).eval()
-    settings = HeadSettings()
+    if adapted:
+        trunk = get_peft_model(trunk, LoraConfig(r=2, target_modules="all-linear"))
     torch.manual_seed(1)
-    model = RewardModel(trunk, settings)
+    model = RewardModel(trunk, HeadSettings(layers=layers))
     with torch.no_grad():
-        expected = model.forward_groups(*GROUPS, sharing="shared")
+        expected = model.forward_groups(*GROUPS, sharing="padded")
         use_last_layer(trunk)
         fed = num_fed_forward(trunk)
         found = model.forward_groups(*GROUPS, sharing="shared")
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert fed[1] == NUM_READ["last"] < fed[0]
+    assert fed[1] == (NUM_READ["last"] if layers == 1 else fed[0])
+
+
+def test_under_autocast_the_log_probabilities_are_those_of_padded_rows() -> None:
+    model = built(Qwen2Config(**SIZES)).eval()
+    use_last_layer(model)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        padded, shared = (
+            group_logps(model, *GROUPS, sharing=sharing).logps for sharing in ("padded", "shared")
+        )
+    torch.testing.assert_close(shared, padded, rtol=0, atol=0.03)
+
+
+def test_a_layer_that_gives_other_tokens_is_told() -> None:
+    model = built(Qwen2Config(**SIZES)).eval()
+    inputs = group_inputs(model, "shared", *GROUPS)
+    layout = replace(inputs.inputs["prefix_layout"], read=inputs.read)
+    promised = inputs._replace(inputs={"prefix_layout": layout})
+    with pytest.raises(RuntimeError, match="was to give 6 states, got 10"):
+        promised.take(torch.zeros(1, 10, 16))
+
+
+def test_stacks_that_are_run_through_in_turns_are_left_as_they_are() -> None:
+    model = built(HrmTextConfig(**SIZES, max_position_embeddings=64))
+    use_last_layer(model)
+    assert not gives_read_alone(model)
+    assert not [module for module in model.modules() if isinstance(module, _LastLayer)]
 
 
 def test_a_call_without_groups_gives_every_token() -> None:

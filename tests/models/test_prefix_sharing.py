@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForCausalLM,
+    DogeConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    NemotronConfig,
+    PretrainedConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -216,6 +221,27 @@ def test_a_model_with_prefix_attention_still_computes_as_with_sdpa():
     assert model.config._attn_implementation == PREFIX_ATTENTION
     assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, before)
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (2, 12)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (MixtralConfig(**SIZES, num_local_experts=2, output_router_logits=True), "router"),
+        (NemotronConfig(**SIZES), "does not take an attention function"),
+        (DogeConfig(**SIZES, is_moe=False), "does not take an attention function"),
+    ],
+    ids=lambda each: getattr(each, "model_type", ""),
+)
+def test_models_whose_attention_is_not_told_who_sees_whom_are_padded_by_auto(
+    config: PretrainedConfig, told: str
+):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    batch = groups([20], [3, 4, 2])
+    with pytest.raises(UserError, match=told):
+        group_logps(model, *batch, sharing="shared")
+    found, expected = (group_logps(model, *batch, sharing=s) for s in ("auto", "padded"))
+    assert torch.equal(found.logps, expected.logps)
 
 
 def test_sliding_windows_are_refused_when_shared_and_padded_when_auto():
