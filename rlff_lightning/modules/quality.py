@@ -186,6 +186,7 @@ class QualityModule(LightningModule):
         rows = work.run(
             f"replies of {name}",
             lambda batch: [asdict(m) for m in policy.reply([contexts[i] for i in batch])],
+            lambda _, row: not row["failure"],
         )
         # One engine at a time.
         policy.close()
