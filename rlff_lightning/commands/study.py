@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from rlff_lightning.commands.child import run_child
-from rlff_lightning.commands.markers import DONE, read_marker
-from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
+from rlff_lightning.commands.study_cell import Cell, is_finished, read_cell
+from rlff_lightning.commands.study_figures import rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
 from rlff_lightning.commands.study_table import print_study, write_tables
 from rlff_lightning.errors import UserError
@@ -80,14 +80,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _table(folder: Path, study: Study, arms: Sequence[Arm]) -> int:
     """Put together what has been run, without running anything."""
-    last = study.stages[-1].name
     cells = [
         read_cell(place, study, arm.name, seed)
         for arm in arms
         for seed in study.seeds
-        if read_marker(place := _place(folder, arm.name, seed), last, DONE)
+        if is_finished(place := _place(folder, arm.name, seed), study.stages)
     ]
     if not cells:
+        last = study.stages[-1].name
         raise UserError(f"rlff study: no run in {folder} has finished {last}; run the study first")
     _write(folder, study, cells)
     return 0

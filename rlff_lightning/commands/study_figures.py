@@ -3,35 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rlff_lightning.commands.study_cell import HELD_OUT, Cell
 from rlff_lightning.commands.study_file import Study
-from rlff_lightning.errors import UserError
-from rlff_lightning.modules.goal_settings import MAIN
-from rlff_lightning.report.run_folder import read_lines, read_object
-
-HELD_OUT = "held_out/"
-"""Begins the keys of what other people and the second judge say."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """One finished run: an arm under a seed."""
-
-    arm: str
-    seed: int
-    figures: Mapping[str, Any]
-    """The policy's row of the run's `summary.json`."""
-    references: Mapping[str, Mapping[str, Any]]
-    """Rows of the policies that do not depend on the arm."""
-    judge: str
-    """Name and hash of the judge."""
-    wall_s: float
-    """Of all its stages, those taken from another arm's run included."""
-    is_success: Mapping[str, bool]
-    """Success by episode, for pairing."""
+from rlff_lightning.commands.study_mixed import check_terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,94 +41,13 @@ class Row:
     """`p_seeds`, corrected for the number of arms."""
 
 
-def read_cell(run: Path, study: Study, arm: str, seed: int) -> Cell:
-    """Read a finished run.
-
-    The policy's figures are those of the run's summary, and so those of its last stage. Those of a
-    reference may also come from an earlier stage, which arms that do not change it share.
-
-    Raises:
-        UserError: If it has no summary, a policy is in none, two judges have judged, or a file is
-            damaged.
-    """
-    file = run / "summary.json"
-    if not file.is_file():
-        raise UserError(f"{run}: the pipeline's last stage must write summary.json")
-    summary = read_object(file)
-    earlier = [
-        read_object(found)
-        for stage in reversed(study.stages[:-1])
-        if (found := run / stage.name / "summary.json").is_file()
-    ]
-    rows = {
-        name: _row_of(name, [summary] if name == study.policy else [summary, *earlier], file)
-        for name in (study.policy, *study.references)
-    }
-    return Cell(
-        arm=arm,
-        seed=seed,
-        figures=rows[study.policy],
-        references={name: rows[name] for name in study.references},
-        judge=_judge(summary),
-        wall_s=float(summary.get("wall_s", 0.0)),
-        is_success=_episodes(run / study.stages[-1].name / "episodes", study.policy),
-    )
-
-
-def _row_of(name: str, summaries: Sequence[Mapping[str, Any]], file: Path) -> Mapping[str, Any]:
-    for summary in summaries:
-        if name in (policies := summary.get("policies", {})):
-            if _judge(summary) != _judge(summaries[0]):
-                raise UserError(
-                    f"{file}: policy {name} must be judged as the others are, by "
-                    f"{_judge(summaries[0])}, got {_judge(summary)}"
-                )
-            return {**policies[name], **_held_out(name, summary)}
-    known = ", ".join(key for summary in summaries for key in summary.get("policies", {}))
-    raise UserError(f"{file}: no policy {name!r} in it, only {known}")
-
-
-def _held_out(name: str, summary: Mapping[str, Any]) -> dict[str, float]:
-    """Success rates with other people and under the second judge; none where nothing was held out.
-
-    The usual people under the first judge are the result itself.
-    """
-    rates: dict[str, float] = {}
-    for people, policies in ((summary.get("held_out") or {}).get("people") or {}).items():
-        entry = policies.get(name, {})
-        if people != MAIN and "first_judge" in entry:
-            rates[f"{HELD_OUT}{people}"] = entry["first_judge"]["success_rate"]
-        if "second_judge" in entry:
-            rates[f"{HELD_OUT}{people}, second judge"] = entry["second_judge"]["success_rate"]
-    return rates
-
-
-def _judge(summary: Mapping[str, Any]) -> str:
-    judge = summary.get("judge", {})
-    return f"{judge.get('name')} #{judge.get('hash')}, {judge.get('max_turns')} turns"
-
-
-def _episodes(folder: Path, policy: str) -> dict[str, bool]:
-    found: dict[str, bool] = {}
-    for file in sorted(folder.glob("*.jsonl")):
-        name, _, rank = file.stem.rpartition("-")
-        # Not by a pattern: `rlff-7b-0.jsonl` belongs to another policy than `rlff`.
-        if name != policy or not rank.isdecimal():
-            continue
-        for row in read_lines(file):
-            found[row["id"]] = bool(row["is_success"])
-    return found
-
-
 def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
     """Put the cells together: references, then arms in the study's order.
 
     Raises:
-        UserError: If the cells were judged by different judges.
+        UserError: If the cells were measured differently.
     """
-    judges = sorted({cell.judge for cell in cells})
-    if len(judges) > 1:
-        raise UserError(f"arms must be compared under one judge, got {' and '.join(judges)}")
+    check_terms(cells)
     by_arm = {
         arm.name: {cell.seed: cell for cell in cells if cell.arm == arm.name} for arm in study.arms
     }
@@ -171,7 +67,9 @@ def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
 def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
     rates = tuple(float(row["success_rate"]) for row in figures)
     turns = [float(row["average_turns"]) for row in figures]
-    held_out = [key for key in figures[0] if key.startswith(HELD_OUT)]
+    keys = dict.fromkeys(key for row in figures for key in row if key.startswith(HELD_OUT))
+    # A mean over some of the seeds would not be the other columns' mean.
+    held_out = [key for key in keys if all(row.get(key) is not None for row in figures)]
     return Row(
         name=name,
         rates=rates,

@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rlff_lightning.commands.markers import write_json
-from rlff_lightning.commands.study_figures import Cell, Row
+from rlff_lightning.commands.study_cell import Cell
+from rlff_lightning.commands.study_figures import Row
 from rlff_lightning.commands.study_file import Study
+from rlff_lightning.commands.study_mixed import mixed_notes
 
 
 def write_tables(folder: Path, study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> None:
@@ -24,7 +26,7 @@ def write_tables(folder: Path, study: Study, cells: Sequence[Cell], rows: Sequen
     arms = {arm.name: list(arm.changes) for arm in study.arms}
     content: dict[str, Any] = {
         "study": study.name,
-        "judge": cells[0].judge,
+        "judge": cells[0].terms["judge"],
         "baseline": study.baseline,
         "policy": study.policy,
         "arms": arms,
@@ -124,12 +126,13 @@ def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
 def _notes(study: Study, cells: Sequence[Cell]) -> list[str]:
     missing = len(study.arms) * len(study.seeds) - len(cells)
     return [
-        f"Judged by {cells[0].judge}. Policy `{study.policy}`, seeds "
+        f"Judged by {cells[0].terms['judge']}. Policy `{study.policy}`, seeds "
         f"{', '.join(map(str, study.seeds))}"
         + (f"; **{missing} runs are missing**." if missing else "."),
         "Intervals and `p, seeds` are Student's t over seeds, paired with the baseline's; Holm's "
         "correction is for the number of arms. `p, episodes` is McNemar's exact test over the "
         "same people: it asks about these very policies, not about new training runs.",
+        *mixed_notes(study, cells),
     ]
 
 

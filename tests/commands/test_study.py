@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from rlff_lightning.commands.markers import write_json
 from rlff_lightning.commands.run_stage import StageRunner
 from rlff_lightning.commands.shipped import config_folder
-from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
+from rlff_lightning.commands.stages import Stage
+from rlff_lightning.commands.study_cell import Cell, is_finished, read_cell
+from rlff_lightning.commands.study_figures import rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
+from rlff_lightning.commands.study_mixed import mixed_notes
 from rlff_lightning.commands.study_table import markdown, print_study
 from rlff_lightning.commands.trainer_run import resolve
 from rlff_lightning.errors import UserError
@@ -136,7 +140,7 @@ def cell(arm: str, seed: int, rate: float, solved: str, judge: str = "j") -> Cel
         seed=seed,
         figures={"success_rate": rate, "average_turns": 4.0, "ci95": [0, 1]},
         references={"optimum": {"success_rate": 1.0, "average_turns": 3.0}},
-        judge=judge,
+        terms={"judge": judge, "second judge": "", "protocol": "episodes 4"},
         wall_s=1.0,
         is_success={str(n): mark == "x" for n, mark in enumerate(solved)},
     )
@@ -214,9 +218,56 @@ def test_a_single_seed_has_no_interval_and_no_test_over_seeds() -> None:
     assert rows[2].difference == 0.5
 
 
-def test_arms_under_different_judges_are_not_compared() -> None:
-    with pytest.raises(UserError, match="under one judge"):
-        rows_of(STUDY_OF_TWO, [cell("a", 0, 0.5, "x"), cell("b", 0, 0.5, "x", judge="other")])
+@pytest.mark.parametrize("term", ["judge", "second judge", "protocol"])
+def test_runs_under_different_terms_are_not_compared(term: str) -> None:
+    cells = [cell("a", 0, 0.5, "x"), cell("b", 1, 0.5, "x")]
+    cells[1] = replace(cells[1], terms={**cells[1].terms, term: "other"})
+    message = rf"must have one {term}, got .+ in a/seed-0 and other in b/seed-1"
+    with pytest.raises(UserError, match=message):
+        rows_of(STUDY_OF_TWO, cells)
+
+
+def test_a_rate_held_out_under_some_seeds_only_has_no_mean_over_seeds() -> None:
+    cells = [cell("a", seed, 0.5, "x") for seed in range(2)]
+    cells[0] = replace(cells[0], figures={**cells[0].figures, "held_out/noisy": 0.25})
+    assert rows_of(STUDY_OF_TWO, cells[:1])[1].held_out == {"noisy": 0.25}
+    for order in (cells, cells[::-1]):
+        assert rows_of(STUDY_OF_TWO, order)[1].held_out == {}
+
+
+def marked(cell: Cell, fingerprint: str, reads: str = "r", version: str = "1") -> Cell:
+    marker = {"fingerprint": fingerprint, "reads": {"first": reads}, "version": version}
+    return replace(cell, markers={"second": marker})
+
+
+def test_runs_of_different_versions_or_configs_are_told_apart_in_the_table() -> None:
+    stage = Stage(name="second", verb="test", config=Path())
+    changed = Arm(name="c", changes=("second.model.x=1",))
+    study = replace(STUDY_OF_TWO, stages=(stage,), arms=(*STUDY_OF_TWO.arms[:2], changed))
+    a, b, c = (cell(arm, 0, 0.5, "x") for arm in "abc")
+    fine = [marked(a, "f"), marked(b, "f"), marked(c, "g"), marked(cell("a", 1, 0.5, "x"), "h")]
+    assert mixed_notes(study, fine) == []
+    assert mixed_notes(study, [marked(a, "f"), marked(b, "other", reads="other")]) == []
+    [note] = mixed_notes(study, [marked(a, "f"), marked(b, "other")])
+    assert "do not change second have other configs" in note
+    [note] = mixed_notes(study, [marked(a, "f"), marked(b, "f", version="2")])
+    assert "several versions of the package: 1, 2" in note
+    cells = [marked(a, "f"), marked(b, "f", version="2")]
+    assert note in markdown(study, cells, rows_of(study, cells))
+
+
+def test_a_run_whose_earlier_stage_was_made_anew_is_not_finished(tmp_path: Path) -> None:
+    stages = [Stage(name=name, verb="test", config=Path()) for name in ("first", "second")]
+    for name, marker in (("first", {"fingerprint": "f"}), ("second", {"reads": {"first": "f"}})):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "done.json", marker)
+    assert is_finished(tmp_path, stages)
+    write_json(tmp_path / "first" / "done.json", {"fingerprint": "g"})
+    assert not is_finished(tmp_path, stages)
+    (tmp_path / "first" / "done.json").unlink()
+    assert not is_finished(tmp_path, stages)
+    (tmp_path / "first").rmdir()
+    assert is_finished(tmp_path, stages)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +357,6 @@ def test_every_change_of_the_shipped_study_is_a_key_that_the_stage_has(
 
 def test_a_stage_is_taken_from_another_run_only_with_the_same_fingerprint(tmp_path: Path) -> None:
     from rlff_lightning.commands.markers import Plan
-    from rlff_lightning.commands.stages import Stage
 
     launched = []
 
