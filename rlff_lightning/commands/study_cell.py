@@ -126,10 +126,12 @@ def _terms(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def _episodes(folder: Path, policy: str) -> dict[str, bool]:
     found: dict[str, bool] = {}
-    for file in sorted(folder.glob("*.jsonl")):
+    # A policy that is named as a model of a hub is in a folder of its own.
+    path = folder / policy
+    for file in sorted(path.parent.glob("*.jsonl")):
         name, _, rank = file.stem.rpartition("-")
         # Not by a pattern: `rlff-7b-0.jsonl` belongs to another policy than `rlff`.
-        if name != policy or not rank.isdecimal():
+        if name != path.name or not rank.isdecimal():
             continue
         for row in read_lines(file):
             found[row["id"]] = bool(row["is_success"])

@@ -9,6 +9,7 @@ from typing import Any
 from rlff_lightning.commands.study_cell import HELD_OUT, Cell
 from rlff_lightning.commands.study_file import Study
 from rlff_lightning.commands.study_mixed import check_terms
+from rlff_lightning.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +83,7 @@ def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -> Row:
-    from scipy.stats import binomtest, ttest_1samp
+    from scipy.stats import ttest_1samp
 
     seeds = sorted(own.keys() & baseline.keys())
     if not seeds:
@@ -93,20 +94,37 @@ def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -
     # pass for spread where there is none.
     differences = [round(a - b, 9) for a, b in zip(ours, theirs, strict=True)]
     is_varied = len(set(differences)) > 1
-    only_own = only_baseline = 0
-    for seed in seeds:
-        for episode, solved in own[seed].is_success.items():
-            other = baseline[seed].is_success.get(episode, solved)
-            only_own += solved and not other
-            only_baseline += other and not solved
-    discordant = only_own + only_baseline
     return replace(
         row,
         difference=fmean(differences),
         difference_interval=_interval(differences),
         p_seeds=float(ttest_1samp(differences, 0).pvalue) if is_varied else None,
-        p_episodes=float(binomtest(only_own, discordant).pvalue) if discordant else 1.0,
+        p_episodes=_p_episodes(row.name, [(own[seed], baseline[seed]) for seed in seeds]),
     )
+
+
+def _p_episodes(name: str, pairs: Sequence[tuple[Cell, Cell]]) -> float | None:
+    """McNemar's exact test; none where no episodes lie side by side."""
+    from scipy.stats import binomtest
+
+    paired: list[tuple[bool, bool]] = []
+    for one, other in pairs:
+        common = one.is_success.keys() & other.is_success.keys()
+        if (
+            one.is_success
+            and other.is_success
+            and len(common) < max(len(one.is_success), len(other.is_success))
+        ):
+            raise UserError(
+                f"arm {name} must have met the same people as {other.arm} under seed {one.seed}, "
+                f"got {len(common)} in common of {len(one.is_success)} and {len(other.is_success)}"
+            )
+        paired += [(one.is_success[key], other.is_success[key]) for key in common]
+    if not paired:
+        return None
+    only_one = sum(solved and not other for solved, other in paired)
+    discordant = sum(solved != other for solved, other in paired)
+    return float(binomtest(only_one, discordant).pvalue) if discordant else 1.0
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -19,8 +19,9 @@ def check_terms(cells: Sequence[Cell]) -> None:
         for term, value in first.terms.items():
             if cell.terms[term] != value:
                 raise UserError(
-                    f"runs of a study must have one {term}, got {value or 'none'} in {_name(first)} "
-                    f"and {cell.terms[term] or 'none'} in {_name(cell)}; run one of them again"
+                    f"runs of a study must have one {term}, got {value or 'none'} in "
+                    f"{_name(first)} and {cell.terms[term] or 'none'} in {_name(cell)}; "
+                    "run one of them again"
                 )
 
 

@@ -70,7 +70,8 @@ def _place(name: str) -> int:
 def _episodes(stage: StageFolder) -> Iterator[Item]:
     """Conversations of every policy, as ``simulation.transcripts`` writes them."""
     order = list(stage.summary.get("policies") or {})
-    files = [(_policy(file), file) for file in (stage.folder / "episodes").glob("*.jsonl")]
+    folder = stage.folder / "episodes"
+    files = [(_policy(file.relative_to(folder)), file) for file in folder.rglob("*.jsonl")]
     for policy, file in sorted(files, key=lambda pair: (_rank(pair[0], order), pair)):
         for row in read_lines(file):
             verdicts = list(zip(row.get("outcomes", []), row.get("values", []), strict=False))
@@ -86,7 +87,8 @@ def _episodes(stage: StageFolder) -> Iterator[Item]:
 
 def _policy(file: Path) -> str:
     """Name the policy of an episode file, which is called ``<policy>-<rank>.jsonl``."""
-    return file.stem.rpartition("-")[0] or file.stem
+    name = file.with_suffix("").as_posix()
+    return name.rpartition("-")[0] or name
 
 
 def _rank(policy: str, order: Sequence[str]) -> int:

@@ -169,6 +169,15 @@ def test_arms_are_compared_by_seed_and_by_episode() -> None:
     assert constant.p_episodes == pytest.approx(0.25)
 
 
+def test_episodes_that_lie_nowhere_are_no_agreement() -> None:
+    cells = [cell("a", 0, 0.5, "x-"), cell("b", 0, 0.5, "x-"), cell("c", 0, 0.5, "")]
+    _, _, same, gone = rows_of(STUDY_OF_TWO, cells)
+    assert (same.p_episodes, gone.p_episodes) == (1.0, None)
+    message = r"arm b must have met the same people as a under seed 0, got 2 in common of 3 and 2"
+    with pytest.raises(UserError, match=message):
+        rows_of(STUDY_OF_TWO, [cells[0], cell("b", 0, 0.5, "x-x")])
+
+
 def test_equal_differences_have_no_spread_whatever_their_rounding() -> None:
     # .6 - .5 and .8 - .7 differ in the last bits.
     cells = [cell("a", seed, rate, "x") for seed, rate in enumerate((0.5, 0.7))]
@@ -305,13 +314,16 @@ def test_a_damaged_result_is_named(toy: Path) -> None:
         read_cell(run, study, "skilled", 3)
 
 
-def test_episodes_of_a_policy_whose_name_only_begins_alike_are_not_taken(toy: Path) -> None:
+@pytest.mark.parametrize("policy", ["own[1]", "org/own[1]"])
+def test_episodes_of_a_policy_whose_name_only_begins_alike_are_not_taken(
+    toy: Path, policy: str
+) -> None:
     study, run = read_study(find_study(str(toy))), toy.parent / "run"
-    study = replace(study, policy="own[1]", references=())
-    folder = run / "evaluate" / "episodes"
+    study = replace(study, policy=policy, references=())
+    folder = (run / "evaluate" / "episodes" / policy).parent
     folder.mkdir(parents=True)
     row = {"success_rate": 0.5, "average_turns": 4.0, "ci95": [0, 1]}
-    (run / "summary.json").write_text(json.dumps({"policies": {"own[1]": row}}))
+    (run / "summary.json").write_text(json.dumps({"policies": {policy: row}}))
     for name in ("own[1]-0", "own[1]-1", "own[1]-7b-0", "own1-0", "own[1]--worst-0"):
         (folder / f"{name}.jsonl").write_text(json.dumps({"id": name, "is_success": True}) + "\n")
     assert sorted(read_cell(run, study, "skilled", 3).is_success) == ["own[1]-0", "own[1]-1"]

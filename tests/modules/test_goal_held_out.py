@@ -239,6 +239,16 @@ def test_episodes_of_another_policy_are_not_taken_for_this_ones(
     assert kind._asked == 2 * 8
 
 
+def test_files_of_a_policy_named_as_on_a_hub_do_not_outlive_their_run(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "episodes" / "org" / "kind-1.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}\n")
+    evaluate(tmp_path, quiet_trainer, policies={"org/kind": Kind()}, num_episodes=4)
+    assert [found.name for found in file.parent.iterdir()] == ["kind-0.jsonl"]
+
+
 def test_the_figures_are_printed_once(
     quiet_trainer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

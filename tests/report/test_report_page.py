@@ -152,6 +152,18 @@ def test_one_stage_alone_is_a_run(small_run: Callable[..., Path], tmp_path: Path
     assert "rollout/reward" not in found.text
 
 
+def test_a_policy_named_as_on_a_hub_is_read_from_its_folder(
+    small_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = small_run(tmp_path / "run")
+    (folder / "evaluate" / "episodes" / "org").mkdir()
+    row = {"id": "a", "messages": [{"role": "seeker", "content": "Hello."}]}
+    file = folder / "evaluate" / "episodes" / "org" / "model--worst-0.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    groups = {item["group"] for item in read_items(find_run(folder), max_items=10)}
+    assert "org/model, worst" in groups
+
+
 def test_a_study_has_its_table(tmp_path: Path) -> None:
     row = {"name": "K=2", "rate": 0.5, "rate_interval": [0.3, 0.7], "rates": [0.4, 0.6]}
     row |= {
