@@ -1,6 +1,7 @@
 """`rlff study DIR`: a pipeline under a grid of arms and seeds; one table at the end."""
 
 import argparse
+import fcntl
 import sys
 import threading
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rlff_lightning.commands.child import run_child
-from rlff_lightning.commands.study_cell import Cell, is_finished, read_cell
+from rlff_lightning.commands.study_cell import is_finished, read_cell
 from rlff_lightning.commands.study_figures import rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
 from rlff_lightning.commands.study_table import print_study, write_tables
@@ -32,7 +33,8 @@ the policy whose figures count, the seeds, and the arms with the keys that each 
 
 Runs are RUNDIR/<arm>/seed-<seed>. What is finished is skipped; a stage that another arm's run has
 finished under the same seed, config and inputs is taken from there. The same command goes on
-where it was stopped. Written are table.md, table.csv (a line per run) and study.json.
+where it was stopped. Written are table.md, table.csv (a line per run) and study.json, of all runs
+in RUNDIR that are finished, those of other arms and seeds than this command's among them.
 """
 
 
@@ -57,10 +59,10 @@ def main(argv: Sequence[str]) -> int:
         study = replace(study, seeds=tuple(options.seeds))
     folder = Path(options.run or Path("runs") / study.name).absolute()
     if options.table:
-        return _table(folder, study, arms)
+        _tabulate(folder, study, arms, options.seeds)
+        return 0
     _check_changes(arms, study)
     folder.mkdir(parents=True, exist_ok=True)
-    cells: list[Cell] = []
     failed = 0
     for seed in study.seeds:
         for place, arm in enumerate(study.arms, start=1):
@@ -70,35 +72,46 @@ def main(argv: Sequence[str]) -> int:
             status, interrupt = _run(folder, study, arm, seed, rest)
             if interrupt is not None or status == 2:
                 return 2 if interrupt is None else 128 + interrupt
-            if status == 0:
-                cells.append(read_cell(_place(folder, arm.name, seed), study, arm.name, seed))
             failed += status != 0
-    if cells:
-        _write(folder, study, cells)
+    if failed < len(arms) * len(study.seeds):
+        _tabulate(folder, study, study.arms, None)
     return 1 if failed else 0
 
 
-def _table(folder: Path, study: Study, arms: Sequence[Arm]) -> int:
-    """Put together what has been run, without running anything."""
-    cells = [
-        read_cell(place, study, arm.name, seed)
-        for arm in arms
-        for seed in study.seeds
-        if is_finished(place := _place(folder, arm.name, seed), study.stages)
-    ]
-    if not cells:
-        last = study.stages[-1].name
-        raise UserError(f"rlff study: no run in {folder} has finished {last}; run the study first")
-    _write(folder, study, cells)
-    return 0
+def _tabulate(folder: Path, study: Study, arms: Sequence[Arm], seeds: Sequence[int] | None) -> None:
+    """Put together what is finished, whichever command ran it.
 
-
-def _write(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
-    rows = rows_of(study, cells)
-    write_tables(folder, study, cells, rows)
+    Args:
+        folder: Of all runs.
+        study: What was asked for; what is not finished of it is told.
+        arms: These alone.
+        seeds: These alone; ``None`` for all that have been run.
+    """
+    nothing = f"rlff study: no run in {folder} has finished; run the study first"
+    if not folder.is_dir():
+        raise UserError(nothing)
+    # Seeds may run side by side, and each must see what the others have finished.
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cells = [
+            read_cell(place, study, arm.name, seed)
+            for arm in arms
+            for seed in seeds or sorted({*study.seeds, *_seeds_found(folder, arms)})
+            if is_finished(place := _place(folder, arm.name, seed), study.stages)
+        ]
+        if not cells:
+            raise UserError(nothing)
+        study = replace(study, seeds=tuple(sorted({*study.seeds, *(c.seed for c in cells)})))
+        rows = rows_of(study, cells)
+        write_tables(folder, study, cells, rows)
     _say("")
     print_study(study, cells, rows)
     _say(f"wrote {folder / 'table.md'}, table.csv and study.json")
+
+
+def _seeds_found(folder: Path, arms: Sequence[Arm]) -> list[int]:
+    names = [run.name for arm in arms for run in (folder / arm.name).glob("seed-*")]
+    return [int(name[5:]) for name in names if name[5:].removeprefix("-").isdecimal()]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rlff_lightning.commands import study as study_command
 from rlff_lightning.commands.markers import write_json
 from rlff_lightning.commands.run_stage import StageRunner
 from rlff_lightning.commands.shipped import config_folder
@@ -302,6 +303,41 @@ def test_a_mistake_in_a_study_is_told_with_its_place(
     assert "\n" not in str(caught.value)
 
 
+def finish(folder: Path, arm: str, seed: int) -> Path:
+    """Write what a run leaves behind."""
+    run = folder / arm / f"seed-{seed}"
+    (run / "evaluate").mkdir(parents=True)
+    row = {"success_rate": 0.5, "average_turns": 4.0, "ci95": [0, 1]}
+    policies = {"own": row, "optimum": row}
+    write_json(run / "summary.json", {"policies": policies, "wall_s": 1.0})
+    write_json(run / "evaluate" / "done.json", {"fingerprint": f"{seed}", "reads": {}})
+    return run
+
+
+def test_a_table_holds_what_other_commands_have_run(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = toy.parent / "out"
+    finish(out, "skilled", 3)
+    finish(out, "skilled", 4)
+    monkeypatch.setattr(
+        study_command,
+        "_run",
+        lambda folder, _, arm, seed, __: (finish(folder, arm.name, seed) and 0, None),
+    )
+
+    def tabled(*words: str) -> list[tuple[str, str]]:
+        assert study_command.main([str(toy), "--run", str(out), *words]) == 0
+        lines = csv.DictReader((out / "table.csv").open())
+        return [(line["arm"], line["seed"]) for line in lines]
+
+    everything = [("skilled", "3"), ("skilled", "4"), ("hasty", "5")]
+    assert tabled("--arms", "hasty", "--seeds", "5") == everything
+    assert "seeds 3, 4, 5; **3 runs are missing**" in (out / "table.md").read_text()
+    assert tabled("--table") == everything
+    assert tabled("--table", "--arms", "skilled", "--seeds", "4") == [("skilled", "4")]
+
+
 def test_a_damaged_result_is_named(toy: Path) -> None:
     study, run = read_study(find_study(str(toy))), toy.parent / "run"
     (run / "evaluate" / "episodes").mkdir(parents=True)
@@ -332,12 +368,10 @@ def test_episodes_of_a_policy_whose_name_only_begins_alike_are_not_taken(
 def test_a_changed_key_that_no_stage_has_is_told_before_anything_runs(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlff_lightning.commands import study
-
     (toy / "study.yaml").write_text(STUDY.replace("init_args.haste", "init_args.hastte"))
     monkeypatch.chdir(toy.parent)
     with pytest.raises(UserError, match=r"arm hasty, stage evaluate: .*haste"):
-        study.main(["toy"])
+        study_command.main(["toy"])
     assert not (toy.parent / "runs").exists()
 
 
