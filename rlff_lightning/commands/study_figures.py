@@ -1,6 +1,5 @@
 """Figures of a study: means over seeds with intervals, and paired tests against the baseline."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -22,11 +21,11 @@ class Row:
     rate: float
     """Mean over seeds."""
     rate_interval: tuple[float, float] | None
-    """95 %, Student's t over seeds; None for a single seed."""
+    """95 %, Student's t over seeds; None for seeds that do not differ, as for a single one."""
     turns: float
     """Average turns, mean over seeds."""
     turns_interval: tuple[float, float] | None = None
-    """95 %, Student's t over seeds; None for a single seed."""
+    """The same of them."""
     held_out: Mapping[str, float] = field(default_factory=dict)
     """Success rates with held-out people and under the second judge, means over seeds."""
     difference: float | None = None
@@ -39,7 +38,7 @@ class Row:
     """Exact McNemar test over episodes with the same person and seed: do these very policies
     differ? It knows nothing of the spread over training seeds."""
     p_holm: float | None = None
-    """`p_seeds`, corrected for the number of arms."""
+    """`p_seeds`, corrected for the number of arms that have two seeds, whether they vary or not."""
 
 
 def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
@@ -62,7 +61,12 @@ def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
         if own:
             row = _row(name, [own[seed].figures for seed in sorted(own)])
             arms.append(row if name == study.baseline else _compared(row, own, baseline))
-    return rows + _corrected(arms)
+    num_tests = sum(
+        len(own.keys() & baseline.keys()) > 1
+        for name, own in by_arm.items()
+        if name != study.baseline
+    )
+    return rows + _corrected(arms, num_tests)
 
 
 def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
@@ -90,9 +94,7 @@ def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -
         return row
     ours = [float(own[seed].figures["success_rate"]) for seed in seeds]
     theirs = [float(baseline[seed].figures["success_rate"]) for seed in seeds]
-    # Rates are shares of at most some thousand episodes: what is smaller is rounding, and would
-    # pass for spread where there is none.
-    differences = [round(a - b, 9) for a, b in zip(ours, theirs, strict=True)]
+    differences = _without_rounding([a - b for a, b in zip(ours, theirs, strict=True)])
     is_varied = len(set(differences)) > 1
     return replace(
         row,
@@ -130,11 +132,16 @@ def _p_episodes(name: str, pairs: Sequence[tuple[Cell, Cell]]) -> float | None:
 def _interval(values: Sequence[float]) -> tuple[float, float] | None:
     from rlff_lightning.functional.intervals import mean_interval
 
-    low, high = mean_interval(values)
-    return (low, high) if math.isfinite(low) else None
+    # Student's t would call the mean of equal values exact.
+    return tuple(mean_interval(values)) if len(set(_without_rounding(values))) > 1 else None
 
 
-def _corrected(rows: Sequence[Row]) -> list[Row]:
+def _without_rounding(values: Sequence[float]) -> list[float]:
+    # Shares of at most some thousand episodes: what is smaller would pass for spread.
+    return [round(value, 9) for value in values]
+
+
+def _corrected(rows: Sequence[Row], num_tests: int) -> list[Row]:
     """Correct for several comparisons.
 
     Source: Holm 1979, Scandinavian Journal of Statistics 6(2).
@@ -144,6 +151,6 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
     highest = 0.0
     for place, row in enumerate(tested):
         assert row.p_seeds is not None
-        highest = max(highest, min(1.0, row.p_seeds * (len(tested) - place)))
+        highest = max(highest, min(1.0, row.p_seeds * (num_tests - place)))
         corrected[row.name] = highest
     return [replace(row, p_holm=corrected.get(row.name)) for row in rows]

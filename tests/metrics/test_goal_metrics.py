@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -57,6 +59,17 @@ def test_average_turns_of_fewer_than_two_episodes_bound_nothing(num_episodes: in
     metric.update(IS_SUCCESS[:num_episodes], NUM_TURNS[:num_episodes])
     _, low, high, _ = metric.compute()
     assert (low.item(), high.item()) == (1, 8)
+
+
+def test_average_turns_that_do_not_vary_have_no_interval() -> None:
+    completion = GoalCompletion(max_turns=3)
+    completion.update_episodes([episode(*[(-0.5, False, "same")] * 3)] * 20)
+    result = completion.compute()
+    # Twenty failures do not prove that nobody is ever helped: 8.00 (8.00 to 8.00) would say so.
+    assert result["average_turns"] == 3
+    assert math.isnan(result["average_turns_low"])
+    assert math.isnan(result["average_turns_high"])
+    assert result["success_rate_high"] > 0.1
 
 
 def test_success_rate_at_turn_is_a_curve() -> None:
