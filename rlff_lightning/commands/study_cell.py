@@ -14,6 +14,10 @@ from rlff_lightning.report.run_folder import read_lines, read_object
 
 HELD_OUT = "held_out/"
 """Begins the keys of what other people and the second judge say."""
+AGREED = ("difference", "kappa_success", "kappa_outcome")
+"""What tells how two judges agree."""
+AGREEMENT = "agreement/"
+"""Begins the keys of how the two judges agree, by people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,18 +103,21 @@ def _row_of(name: str, summaries: Sequence[Mapping[str, Any]], file: Path) -> Ma
     raise UserError(f"{file}: no policy {name!r} in it, only {known}")
 
 
-def _held_out(name: str, summary: Mapping[str, Any]) -> dict[str, float]:
-    """Success rates with other people and under the second judge; none where nothing was held out.
+def _held_out(name: str, summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """Success rates with other people and under the second judge, and how the judges agree.
 
-    The usual people under the first judge are the result itself.
+    Nothing where nothing was held out: the usual people under the first judge are the result.
     """
-    rates: dict[str, float] = {}
+    rates: dict[str, float | None] = {}
     for people, policies in ((summary.get("held_out") or {}).get("people") or {}).items():
         entry = policies.get(name, {})
         if people != MAIN and "first_judge" in entry:
             rates[f"{HELD_OUT}{people}"] = entry["first_judge"]["success_rate"]
         if "second_judge" in entry:
             rates[f"{HELD_OUT}{people}, second judge"] = entry["second_judge"]["success_rate"]
+            rates |= {
+                f"{AGREEMENT}{people}/{key}": entry.get("agreement", {}).get(key) for key in AGREED
+            }
     return rates
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from rlff_lightning.commands.study_cell import HELD_OUT, Cell
+from rlff_lightning.commands.study_cell import AGREEMENT, HELD_OUT, Cell
 from rlff_lightning.commands.study_file import Study
 from rlff_lightning.commands.study_mixed import check_terms
 from rlff_lightning.errors import UserError
@@ -28,6 +28,12 @@ class Row:
     """The same of them."""
     held_out: Mapping[str, float] = field(default_factory=dict)
     """Success rates with held-out people and under the second judge, means over seeds."""
+    held_out_intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    """95 %, Student's t over seeds."""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    """`<people>/difference` of the judges' success rates and their kappas, means over seeds."""
+    agreement_intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    """95 %, Student's t over seeds."""
     difference: float | None = None
     """Mean over seeds of the success rate less the baseline's under the same seed."""
     difference_interval: tuple[float, float] | None = None
@@ -72,9 +78,7 @@ def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
 def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
     rates = tuple(float(row["success_rate"]) for row in figures)
     turns = [float(row["average_turns"]) for row in figures]
-    keys = dict.fromkeys(key for row in figures for key in row if key.startswith(HELD_OUT))
-    # A mean over some of the seeds would not be the other columns' mean.
-    held_out = [key for key in keys if all(row.get(key) is not None for row in figures)]
+    held_out, agreement = (_by_key(figures, prefix) for prefix in (HELD_OUT, AGREEMENT))
     return Row(
         name=name,
         rates=rates,
@@ -82,8 +86,18 @@ def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
         rate_interval=_interval(rates),
         turns=fmean(turns),
         turns_interval=_interval(turns),
-        held_out={key.removeprefix(HELD_OUT): fmean(r[key] for r in figures) for key in held_out},
+        held_out={key: fmean(values) for key, values in held_out.items()},
+        held_out_intervals={key: _interval(values) for key, values in held_out.items()},
+        agreement={key: fmean(values) for key, values in agreement.items()},
+        agreement_intervals={key: _interval(values) for key, values in agreement.items()},
     )
+
+
+def _by_key(figures: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, list[float]]:
+    keys = dict.fromkeys(key for row in figures for key in row if key.startswith(prefix))
+    values = {key.removeprefix(prefix): [row.get(key) for row in figures] for key in keys}
+    # A mean over some of the seeds would not be the other columns' mean.
+    return {key: found for key, found in values.items() if None not in found}
 
 
 def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -> Row:

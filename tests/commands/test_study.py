@@ -91,8 +91,10 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
     assert whole.stdout.count("taken from there") == 1
     assert (out / "skilled/seed-3/evaluate/done.json").read_bytes() == stamp
     lines = list(csv.DictReader((out / "table.csv").open()))
-    assert [(line["arm"], line["seed"]) for line in lines] == [("skilled", "3"), ("hasty", "3")]
-    for line in lines:
+    *of_arms, of_optimum = lines
+    assert [(line["arm"], line["seed"]) for line in of_arms] == [("skilled", "3"), ("hasty", "3")]
+    assert (of_optimum["arm"], of_optimum["seed"], of_optimum["wall_s"]) == ("optimum", "3", "")
+    for line in of_arms:
         summary = json.loads((out / line["arm"] / "seed-3" / "summary.json").read_text())
         assert float(line["success_rate"]) == summary["policies"]["own"]["success_rate"]
     study = json.loads((out / "study.json").read_text())
@@ -103,6 +105,13 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
         "seeker, second judge": other["seeker"]["own"]["second_judge"]["success_rate"],
         "noisy, second judge": other["noisy"]["own"]["second_judge"]["success_rate"],
     }
+    agreed = other["noisy"]["own"]["agreement"]
+    for name in ("difference", "kappa_success", "kappa_outcome"):
+        assert rows["hasty"]["agreement"][f"noisy/{name}"] == agreed[name]
+    second = summary["held_out"]["judge"]
+    for text in (study["second_judge"], of_optimum["judge_2"], (out / "table.md").read_text()):
+        assert f"{second['name']} #{second['hash']}" in text
+    assert summary["judge"]["hash"] in of_optimum["judge"]
     assert float(lines[1]["held_out/noisy"]) == rows["hasty"]["held_out"]["noisy"]
     assert rows["optimum"]["held_out"].keys() == rows["hasty"]["held_out"].keys()
     assert rows["optimum"]["rate"] > rows["skilled"]["rate"] > rows["hasty"]["rate"]
@@ -120,7 +129,8 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
     assert (out / "table.md").read_text() == table
     assert "== hasty" not in again.stdout
     assert summary["judge"]["hash"] in table
-    assert table.count("| `") == 2 * 3
+    # References and arms: rates, rates held out, and the agreement of both groups of people.
+    assert table.count("| `") == 3 + 3 + 2 * 3
 
 
 STUDY_OF_TWO = Study(
@@ -247,6 +257,24 @@ def test_a_rate_held_out_under_some_seeds_only_has_no_mean_over_seeds() -> None:
         assert rows_of(STUDY_OF_TWO, order)[1].held_out == {}
 
 
+def test_what_is_held_out_has_its_interval_and_the_agreement_of_the_judges() -> None:
+    cells = []
+    for seed, (rate, kappa) in enumerate(((0.5, 0.9), (0.6, None), (0.7, 0.5))):
+        own = cell("a", seed, 0.5, "x")
+        told = {"held_out/noisy": rate, "agreement/noisy/difference": rate - 0.5}
+        told |= {"agreement/noisy/kappa_success": kappa, "agreement/noisy/kappa_outcome": 0.75}
+        cells.append(replace(own, figures={**own.figures, **told}))
+    row = rows_of(STUDY_OF_TWO, cells)[1]
+    # s .1 at 2 degrees: reach .24841, as above.
+    assert row.held_out_intervals["noisy"] == pytest.approx(
+        (0.6 - 0.24841, 0.6 + 0.24841), abs=1e-4
+    )
+    shown = markdown(STUDY_OF_TWO, cells, [row])
+    assert "| `a` | 0.600 (0.352 to 0.848) |" in shown
+    # A kappa that is undefined under one seed has no mean over seeds.
+    assert "| `a` | noisy | 0.100 (-0.148 to 0.348) |  | 0.750 |" in shown
+
+
 def marked(cell: Cell, fingerprint: str, reads: str = "r", version: str = "1") -> Cell:
     marker = {"fingerprint": fingerprint, "reads": {"first": reads}, "version": version}
     return replace(cell, markers={"second": marker})
@@ -331,7 +359,7 @@ def test_a_table_holds_what_other_commands_have_run(
     def tabled(*words: str) -> list[tuple[str, str]]:
         assert study_command.main([str(toy), "--run", str(out), *words]) == 0
         lines = csv.DictReader((out / "table.csv").open())
-        return [(line["arm"], line["seed"]) for line in lines]
+        return [(line["arm"], line["seed"]) for line in lines if line["arm"] != "optimum"]
 
     everything = [("skilled", "3"), ("skilled", "4"), ("hasty", "5")]
     assert tabled("--arms", "hasty", "--seeds", "5") == everything

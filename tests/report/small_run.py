@@ -47,7 +47,10 @@ def _evaluate(folder: Path, text: str) -> None:
         "second_judge": {"success_rate": 0.625, "ci95": [0.375, 0.875]},
         "agreement": {**agreement, "difference_low": -0.5, "difference_high": 0.25},
     }
-    held_out = {"judge": {"name": "another judge"}, "people": {"worst": {"rlff": entry}}}
+    held_out = {
+        "judge": {"name": "another judge", "hash": "0a1b"},
+        "people": {"worst": {"rlff": entry}},
+    }
     summary = {"policies": policies, "judge": judge, "held_out": held_out}
     (folder / "summary.json").write_text(json.dumps(summary))
     for policy, solved in (("sft", 1), ("rlff", 2)):

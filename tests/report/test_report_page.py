@@ -152,6 +152,10 @@ def test_one_stage_alone_is_a_run(small_run: Callable[..., Path], tmp_path: Path
     assert "rollout/reward" not in found.text
 
 
+def test_every_judge_stands_with_its_hash(page: Page) -> None:
+    assert "The second judge is another judge, 0a1b." in page.text
+
+
 def test_a_policy_named_as_on_a_hub_is_read_from_its_folder(
     small_run: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -201,11 +205,16 @@ def test_a_studys_page_shows_every_arm_and_what_arms_share_once(
         for arm, rows in summaries.items()
     ]
     rows = [{"name": "base", "rate": 0.5, "rates": [0.5], "held_out": {"worst": 0.125}}]
+    rows[0] |= {"held_out_intervals": {"worst": [0.05, 0.2]}}
+    rows[0] |= {"agreement": {"worst/difference": -0.25, "worst/kappa_success": 0.5}}
     study = {"study": "toy", "judge": "scripted #1", "baseline": "base", "rows": rows}
+    study["second_judge"] = "wording #2"
     # A second seed is in the table, and its folder is not read.
     study["cells"] = [*cells, {**cells[0], "seed": 5}]
     (tmp_path / "study.json").write_text(json.dumps(study))
     found = Page(render(find_run(tmp_path), max_items=10))
+    for words in ("5.0 to 20.0", "base, worst", "\u22120.250", "second judge is wording #2"):
+        assert words in found.text
     for words in ("Study: toy", "12.5 %", "Under seed 4, judged by scripted #1", "base: policy"):
         assert words in found.text
     assert "other: policy" not in found.text
