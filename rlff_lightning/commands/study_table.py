@@ -82,8 +82,8 @@ def print_study(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> Non
         console.print(table)
     if found := agreements(rows, _stacked):
         table = _terminal_table(AGREEMENT, ("people", *AGREED_TITLES))
-        for arm, people, cells in found:
-            table.add_row(Text(arm), Text(people), *cells)
+        for arm, people, agreed in found:
+            table.add_row(Text(arm), Text(people), *agreed)
         console.print(table)
     for note in _notes(study, cells):
         console.print(note.replace("`", "").replace("**", ""), soft_wrap=True)
