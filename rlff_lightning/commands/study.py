@@ -4,12 +4,13 @@ import argparse
 import fcntl
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rlff_lightning.commands.child import run_child
+from rlff_lightning.commands.pipeline import overrides_of
 from rlff_lightning.commands.study_cell import is_finished, read_cell
 from rlff_lightning.commands.study_figures import rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
@@ -56,12 +57,14 @@ def main(argv: Sequence[str]) -> int:
     study = read_study(find_study(options.dir))
     arms = _chosen(study, options.arms)
     if options.seeds:
+        if len(set(options.seeds)) < len(options.seeds):
+            raise UserError(f"rlff study: --seeds must be different, got {options.seeds}")
         study = replace(study, seeds=tuple(options.seeds))
     folder = Path(options.run or Path("runs") / study.name).absolute()
     if options.table:
         _tabulate(folder, study, arms, options.seeds)
         return 0
-    _check_changes(arms, study)
+    _check(arms, study, rest)
     folder.mkdir(parents=True, exist_ok=True)
     failed = 0
     for seed in study.seeds:
@@ -140,11 +143,16 @@ def _chosen(study: Study, names: list[str] | None) -> list[Arm]:
     return [arm for arm in study.arms if not names or arm.name in names]
 
 
-def _check_changes(arms: Sequence[Arm], study: Study) -> None:
-    """Parse every changed stage before anything runs: a mistake in the last arm shows now."""
+def _check(arms: Sequence[Arm], study: Study, rest: Sequence[str]) -> None:
+    """Parse what is named and changed before anything runs: a mistake in the last arm shows now."""
     from rlff_lightning.commands.trainer_run import resolve
 
-    stages = {stage.name: stage for stage in study.stages}
+    overrides = overrides_of(study.pipeline, study.stages, rest)
+    words_of = {
+        stage.name: [stage.verb, "--config", str(stage.config), *overrides[stage.name]]
+        for stage in study.stages
+    }
+    _check_names(study, {name: resolve(words) for name, words in words_of.items()})
     for arm in arms:
         changed: dict[str, list[str]] = {}
         for change in arm.changes:
@@ -152,9 +160,27 @@ def _check_changes(arms: Sequence[Arm], study: Study) -> None:
             changed.setdefault(name, []).append(f"--{option}")
         for name, words in changed.items():
             try:
-                resolve([stages[name].verb, "--config", str(stages[name].config), *words])
+                resolve([*words_of[name], *words])
             except UserError as error:
                 raise UserError(f"arm {arm.name}, stage {name}: {error}") from error
+
+
+def _check_names(study: Study, resolved: Mapping[str, Mapping[str, Any]]) -> None:
+    """Look for the policy in the last stage, and for references in any."""
+    *earlier, last = [
+        (config["model"].get("init_args") or {}).get("policies") for config in resolved.values()
+    ]
+    # Another module than the project's may name its policies in another way.
+    if last is None:
+        return
+    known = {name for policies in (*earlier, last) for name in policies or ()}
+    wanted = [("policy", study.policy, last)]
+    wanted += [("references", name, known) for name in study.references]
+    for key, name, names in wanted:
+        if name not in names:
+            raise UserError(
+                f"study {study.name}: {key} must be among {', '.join(sorted(names))}, got {name}"
+            )
 
 
 def _run(

@@ -107,7 +107,7 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
     }
     agreed = other["noisy"]["own"]["agreement"]
     for name in ("difference", "kappa_success", "kappa_outcome"):
-        assert rows["hasty"]["agreement"][f"noisy/{name}"] == agreed[name]
+        assert rows["hasty"]["agreement"].get(f"noisy/{name}") == agreed[name]
     second = summary["held_out"]["judge"]
     for text in (study["second_judge"], of_optimum["judge_2"], (out / "table.md").read_text()):
         assert f"{second['name']} #{second['hash']}" in text
@@ -315,6 +315,7 @@ def test_a_run_whose_earlier_stage_was_made_anew_is_not_finished(tmp_path: Path)
     [
         ("policy: own", "polcy: own", "did you mean policy"),
         ("seeds: [3]", "seeds: [3, 3]", "different whole numbers"),
+        ("references: [optimum]", "references: optimum", "references must be a list of names"),
         ("seeds: [3]", "seeds: []", "seeds must be a list"),
         ("baseline: skilled", "baseline: none", "baseline must be one of"),
         ("hasty: {evaluate.", "hasty: {nowhere.", "must be STAGE.KEY"),
@@ -402,6 +403,30 @@ def test_a_changed_key_that_no_stage_has_is_told_before_anything_runs(
     monkeypatch.chdir(toy.parent)
     with pytest.raises(UserError, match=r"arm hasty, stage evaluate: .*haste"):
         study_command.main(["toy"])
+    assert not (toy.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "expected"),
+    [
+        ("policy: own", "policy: onw", [], "policy must be among own, got onw"),
+        ("[optimum]", "[optimun]", [], "references must be among optimum, own, got optimun"),
+        ("", "", ["--seeds", "1", "1"], r"--seeds must be different, got \[1, 1\]"),
+        ("", "", ["--overlai", "x"], "unknown argument --overlai; did you mean --overlay"),
+    ],
+)
+def test_a_name_that_no_stage_knows_is_told_before_anything_runs(
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    old: str,
+    new: str,
+    words: list[str],
+    expected: str,
+) -> None:
+    (toy / "study.yaml").write_text(STUDY.replace(old, new))
+    monkeypatch.chdir(toy.parent)
+    with pytest.raises(UserError, match=expected):
+        study_command.main(["toy", *words])
     assert not (toy.parent / "runs").exists()
 
 
