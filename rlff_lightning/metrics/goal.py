@@ -166,7 +166,8 @@ class MeanCriticValue(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        # In float32 the order of ranks would show.
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_turns", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, value_mask: Tensor) -> None:
@@ -176,7 +177,7 @@ class MeanCriticValue(Metric):
             values: Of each turn, ``(B, T)``, in ``[-1, 1]``.
             value_mask: Turns that took place, ``(B, T)``.
         """
-        self.total += masked_sum(values, value_mask)
+        self.total += masked_sum(values.double(), value_mask)
         self.num_turns += value_mask.sum()
 
     def compute(self) -> Tensor:

@@ -86,6 +86,18 @@ def test_mean_critic_value_counts_only_turns_that_took_place() -> None:
     assert metric.compute().item() == pytest.approx(1 / 3)
 
 
+def test_mean_critic_value_is_the_same_in_whatever_order_ranks_add_it_up() -> None:
+    values = torch.rand(1, 3000, generator=torch.Generator().manual_seed(0)) - 0.5
+    found = []
+    for parts in (values.split(7, 1), values.flip(1).split(501, 1)):
+        metric = MeanCriticValue()
+        for part in parts:
+            metric.update(part, torch.ones_like(part, dtype=torch.bool))
+        found.append(metric.compute().item())
+    # Float32 differs in the fifth digit here.
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
 def test_outcome_shares_are_in_the_order_of_the_outcomes() -> None:
     assert OUTCOMES == ("worse", "same", "better", "solved", "unparsed")
     metric = OutcomeShares()

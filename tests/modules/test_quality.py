@@ -117,6 +117,19 @@ def test_the_humans_own_words_are_as_like_as_can_be_and_silence_is_unlike(
     assert human["strategy_share/(none named)"] == 0
 
 
+def test_contexts_are_counted_that_were_replied_to(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = scripted()
+    module = QualityModule({"knowing": Knowing(data)})
+    quiet_trainer(tmp_path, limit_test_batches=2).test(module, data, verbose=False)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "replies" / "0.jsonl").open()]
+    # Two batches of four.
+    assert summary["contexts"] == len(rows) == 8
+    assert summary["dialogues"] == len({row["id"].split("/")[0] for row in rows})
+
+
 def test_replies_are_written_for_people_to_read(
     quiet_trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
