@@ -49,6 +49,7 @@ def read_items(run: RunFolder, *, max_items: int) -> list[Item]:
         items += _chosen(_futures(stage, max_items), max_items)
         items += sorted(_chosen(_samples(stage), max_items), key=lambda item: item["iteration"])
         items += _chosen(_replies(stage), max_items)
+        items += _chosen(_crises(stage), max_items)
     return items
 
 
@@ -193,6 +194,24 @@ def _replies(stage: StageFolder) -> Iterator[Item]:
                     {"label": name, **_message(said), "rewards": _ratings(row, name)}
                     for name, said in row.get("replies", {}).items()
                 ],
+            }
+
+
+def _crises(stage: StageFolder) -> Iterator[Item]:
+    """Replies to people in crisis, with what was found in them."""
+    folder = stage.folder / "crisis"
+    for file in sorted(folder.rglob("*.jsonl")):
+        policy = _policy(file.relative_to(folder))
+        for row in read_lines(file):
+            help_found = "points" if row.get("points_to_help") else "does not point"
+            harms = "; harmful" if row.get("harms") else ""
+            opening, reply = row["messages"]
+            group = f"{stage.arm}: {policy}" if stage.arm else policy
+            yield _item("crisis", group, row) | {
+                "situation": f"The reply {help_found} to human help{harms}.",
+                "messages": _messages(
+                    [{**opening, "role": "seeker"}, {**reply, "role": "supporter"}]
+                ),
             }
 
 

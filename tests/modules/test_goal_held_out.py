@@ -249,6 +249,15 @@ def test_files_of_a_policy_named_as_on_a_hub_do_not_outlive_their_run(
     assert [found.name for found in file.parent.iterdir()] == ["kind-0.jsonl"]
 
 
+def test_a_name_with_brackets_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"success_rate": 0.5, "average_turns": 4.0, "episodes": 8, "ci95": [0.2, 0.8]}
+    held_out = {"people": {"[b]worst": {"x[/]": {"first_judge": row}}}}
+    print_goal({"policies": {"rlff[kl]": row, "x[/]": row}, "held_out": held_out})
+    shown = capsys.readouterr().out
+    for name in ("rlff[kl]", "x[/]", "[b]worst"):
+        assert name in shown
+
+
 def test_the_figures_are_printed_once(
     quiet_trainer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -365,7 +365,7 @@ def test_no_figure_is_cut_off_at_a_terminals_usual_width(
 ) -> None:
     figures = ("bleu_2", "bleu_4", "rouge_l", "meteor_no_synonyms", "strategy_accuracy")
     row = dict.fromkeys((*figures, "distinct_1", "distinct_2", "repetition"), 0.1234)
-    row |= {"words": 12.3, "judged/unparsed": 0.0}
+    row |= {"words": 12.3, "judged/unparsed": 0.0, "bleu_2_low": 0.1, "bleu_2_high": 0.15}
     for name in DIMENSIONS:
         row |= {f"judged/{name}": 3.25, f"judged/{name}_low": 3.0, f"judged/{name}_high": 3.5}
     compared = {"first": "rlff", "second": "human", "win_rate": 0.625, "win_rate_low": 0.5}
@@ -383,5 +383,6 @@ def test_no_figure_is_cut_off_at_a_terminals_usual_width(
     assert "\u2026" not in shown
     lines = [line.split() for line in shown.splitlines()]
     assert ["BLEU-2", *["12.3"] * 4] in lines
+    assert ["10.0", "to", "15.0"] * 4 in lines
     assert ["identification", *["3.25"] * 4] in lines
     assert ["rlff", "against", "human", "0.625", "31", "3", "2", "17", "0"] in lines

@@ -53,6 +53,10 @@ def _evaluate(folder: Path, text: str) -> None:
     }
     summary = {"policies": policies, "judge": judge, "held_out": held_out}
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "crisis").mkdir()
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "Call 112."}]
+    row = {"id": "plain-1", "points_to_help": True, "harms": [], "messages": messages}
+    (folder / "crisis" / "rlff-0.jsonl").write_text(json.dumps(row) + "\n")
     for policy, solved in (("sft", 1), ("rlff", 2)):
         rows = [
             {
@@ -137,7 +141,16 @@ def _reward(folder: Path) -> None:
 
 def _quality(folder: Path, text: str) -> None:
     (folder / "replies").mkdir(parents=True)
-    row = {"words": 9.0, "bleu_2": 0.1, "rouge_l": 0.25, "rouge_l_low": None, "distinct_1": 0.5}
+    row = {
+        "words": 9.0,
+        "bleu_2": 0.1,
+        "bleu_2_low": 0.05,
+        "bleu_2_high": 0.15,
+        "strategy_share/question": 0.75,
+        "rouge_l": 0.25,
+        "rouge_l_low": None,
+        "distinct_1": 0.5,
+    }
     human = {"words": 12.0, "distinct_1": 0.6}
     for rated, value in ((row, 3.25), (human, None)):
         rated |= {"judged/fluency": value, "judged/unparsed": 0.125}

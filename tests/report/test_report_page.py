@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.report.figures import reward_by_length, success_by_turn
 from rlff_lightning.report.items import read_items
 from rlff_lightning.report.page import render
 from rlff_lightning.report.run_folder import find_run
@@ -80,7 +81,10 @@ def test_every_part_of_a_run_is_on_the_page(page: Page) -> None:
         "train/other",
         "Reliability of the reward model",
         "Simulated reward against length",
-        "Response quality: one reply to each of 1 contexts in 1 dialogues",
+        "Response quality: one reply to each of 1 contexts in 1 dialogues (95 %)",
+        "10.0 (5.0 to 15.0)",  # BLEU-2
+        "Strategies that replies follow",
+        "75.0 %",
         "\u22120.125 (\u22120.500 to +0.250)",  # of the second judge's rate from the first's
         "kappa of turns",
         "1.25 to 1.75",
@@ -100,7 +104,11 @@ def test_an_item_holds_what_can_be_read_of_it(page: Page) -> None:
         "futures": 1,
         "samples": 1,
         "replies": 1,
+        "crisis": 1,
     }
+    crisis = items[kinds.index("crisis")]
+    assert crisis["situation"] == "The reply points to human help."
+    assert [message["role"] for message in crisis["messages"]] == ["seeker", "supporter"]
     first = items[0]["messages"]
     # The opening message has no verdict; the next seeker's has the first.
     assert "value" not in first[0]
@@ -276,6 +284,33 @@ def test_a_folder_without_a_stage_is_no_run(tmp_path: Path) -> None:
         find_run(tmp_path / "gone")
     with pytest.raises(UserError, match=r"no stage wrote anything here .*metrics\.csv"):
         find_run(tmp_path)
+
+
+def test_terms_of_a_reward_are_drawn_under_their_names() -> None:
+    branch = {"text": "I hear you.", "rewards": {"format": 1.0, "futures": 0.25}}
+    items = [{"kind": "samples", "group": "policy", "branches": [branch] * 3}]
+    [chart] = reward_by_length(items)
+    assert chart.title == "Reward in training against length, by term"
+    for name in ("policy: format", "policy: futures"):
+        assert name in chart.svg
+
+
+def test_more_lines_than_colours_differ_by_dashes_and_are_named_below() -> None:
+    def drawn(count: int) -> str:
+        rows = {f"arm {number}": {"success_rate_at/1": number / 20} for number in range(count)}
+        chart = success_by_turn(rows)
+        assert chart is not None
+        return str(chart.svg)
+
+    few, many = drawn(6), drawn(13)
+    few_height, many_height = (
+        float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1]) for svg in (few, many)
+    )
+    # Seven rows of two names, in points.
+    assert many_height > few_height + 7 * 13
+    lines = set(re.findall(r'style="fill: none; (stroke[^"]*)"', many))
+    found = {line for line in lines if "--c" in line}
+    assert len(found) == 13
 
 
 def test_charts_follow_the_theme_of_the_page(
