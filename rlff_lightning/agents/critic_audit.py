@@ -41,8 +41,8 @@ class RuleAudit:
     """Wilson interval of that share, 95 %."""
     average_turns: float
     """Mean turn of the success; a failure counts as ``rule.max_turns``."""
-    turns_interval: Interval
-    """Student's t interval of that mean, 95 %, within 1 and the cap."""
+    turns_interval: Interval | None
+    """Student's t interval of that mean, 95 %, within 1 and the cap; None if no turn differs."""
     mean_value: float
     """Mean critic value of the judged turns within ``rule.max_turns``."""
     outcome_shares: dict[Outcome, float]
@@ -82,7 +82,9 @@ def audit_rule(rule: CriticRule, courses: Sequence[Course]) -> RuleAudit:
         success_rate=successes / len(courses),
         interval=wilson_interval(successes, len(courses)),
         average_turns=sum(turns) / len(courses),
-        turns_interval=Interval(max(low, 1.0), min(high, float(rule.max_turns))),
+        turns_interval=(
+            Interval(max(low, 1.0), min(high, float(rule.max_turns))) if low < high else None
+        ),
         mean_value=sum(map(sum, values)) / sum(map(len, values)),
         outcome_shares={o: outcomes[o] / outcomes.total() for o in (*rule.order, "unparsed")},
         ties=_tie_effect(rule, verdicts),

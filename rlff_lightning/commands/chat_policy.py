@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from rlff_lightning.agents.repairing import retry_seed, retry_temperature
 from rlff_lightning.dialogue.chat import ChatFormat, ChatSettings
 from rlff_lightning.dialogue.reply_format import OPEN
 from rlff_lightning.errors import UserError
@@ -137,6 +138,8 @@ class ChatPolicy:
         limit = min(policy.chat.max_prompt_tokens, room)
         self._chat = ChatFormat(self._tokenizer, replace(policy.chat, max_prompt_tokens=limit))
         self._seed = seed
+        self.is_finished = False
+        """The last reply ended by itself, not at the token limit."""
         if policy.adapter is not None:
             self._engine.load_adapter(policy.adapter, version=0)
 
@@ -167,9 +170,13 @@ class ChatPolicy:
         """Say whether the chat template itself opens the reasoning."""
         return str(self._tokenizer.decode(prompt[-8:])).rstrip().endswith(OPEN)
 
-    def stream(self, prompt: list[int], turn: int) -> Iterator[str]:
-        """Generate the reply's text, reasoning included."""
-        return self._engine.stream(prompt, self._sampling, derive_seed(self._seed, "chat", turn))
+    def stream(self, prompt: list[int], turn: int, attempt: int = 0) -> Iterator[str]:
+        """Generate the reply's text, reasoning included; a further attempt is a warmer one."""
+        warmth = retry_temperature(self._sampling.temperature, attempt)
+        seed = retry_seed(derive_seed(self._seed, "chat", turn), attempt)
+        sampling = replace(self._sampling, temperature=warmth)
+        self.is_finished = False
+        self.is_finished = yield from self._engine.stream(prompt, sampling, seed)
 
 
 def _engine(policy: Policy, device: str) -> "TransformersEngine":

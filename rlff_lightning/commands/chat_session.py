@@ -1,19 +1,23 @@
 """A conversation in the terminal: what is said, shown and saved."""
 
+import os
 import sys
 import unicodedata
 from datetime import datetime
 from pathlib import Path
 
 from rlff_lightning.commands.chat_policy import ChatPolicy
+from rlff_lightning.commands.chat_reply import TidyReply
 from rlff_lightning.dialogue.chat_messages import write_dialogues
 from rlff_lightning.dialogue.crisis import find_crisis
-from rlff_lightning.dialogue.help_lines import crisis_notice
-from rlff_lightning.dialogue.reply_stream import Piece, ReplyStream
+from rlff_lightning.dialogue.help_lines import crisis_notice, help_lines
+from rlff_lightning.dialogue.reply_stream import Piece
 from rlff_lightning.errors import UserError
 from rlff_lightning.types import Conversation, Dialogue, Message
 
 _RULE = "-" * 72
+_MAX_EMPTY_RETRIES = 3
+"""As many as an evaluation's supporter has by default."""
 
 
 class ChatSession:
@@ -47,7 +51,7 @@ class ChatSession:
             self.shows_reasoning = not self.shows_reasoning
             _write(f"(reasoning is {'shown' if self.shows_reasoning else 'hidden'})\n")
         elif line == "/lines":
-            _write(crisis_notice() + "\n")
+            _write(help_lines() + "\n")
         elif line.startswith("/"):
             _write("(commands: /reasoning, /lines, /quit)\n")
         else:
@@ -68,9 +72,14 @@ class ChatSession:
             return
         if num_unseen:
             _write(f"(the policy does not see the first {num_unseen} messages any more)\n")
-        stream = ReplyStream(is_reasoning_open=self.policy.is_reasoning_open(prompt))
-        self._show(stream, prompt)
-        reply = stream.message
+        for attempt in range(1 + _MAX_EMPTY_RETRIES):
+            if attempt and self.shows_reasoning:
+                _write("\n")
+            stream = TidyReply(is_reasoning_open=self.policy.is_reasoning_open(prompt))
+            is_stopped = self._show(stream, prompt, attempt)
+            reply = stream.message
+            if reply.text or is_stopped:
+                break
         if reply.text:
             self._messages.append(reply)
         else:
@@ -78,15 +87,23 @@ class ChatSession:
         _write("\n")
         self._save()
 
-    def _show(self, stream: ReplyStream, prompt: list[int]) -> None:
-        shown = ""
+    def _show(self, stream: TidyReply, prompt: list[int], attempt: int) -> bool:
+        """Print a reply as it comes, and tell whether the person stopped it."""
+        shown, is_stopped = "", False
         try:
-            for text in self.policy.stream(prompt, len(self._messages)):
+            for text in self.policy.stream(prompt, len(self._messages), attempt):
                 shown = self._print(stream.feed(text), shown)
-            self._print(stream.end(), shown)
+                if stream.is_cut:
+                    break
         except KeyboardInterrupt:
-            self._print(stream.end(), shown)
+            is_stopped = True
+        is_finished = self.policy.is_finished or stream.is_cut or is_stopped
+        self._print(stream.end(is_finished=is_finished), shown)
+        if is_stopped:
             _write(" (stopped)")
+        elif stream.is_shortened:
+            _write(" (cut off; the unfinished sentence is not part of the conversation)")
+        return is_stopped
 
     def _print(self, pieces: list[Piece], shown: str) -> str:
         for piece in pieces:
@@ -105,7 +122,12 @@ class ChatSession:
         dialogue = Dialogue(
             id=self._id, messages=tuple(self._messages), situation=self.situation.strip()
         )
-        write_dialogues(self.transcript, [dialogue])
+        # What people write here is nobody else's business, in whatever folder it lies.
+        before = os.umask(0o077)
+        try:
+            write_dialogues(self.transcript, [dialogue])
+        finally:
+            os.umask(before)
 
 
 def _printable(text: str) -> str:

@@ -56,11 +56,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"rlff pipeline: DIR comes first, got {argv[0]}")
     folder = find_pipeline(argv[0])
     stages = read_stages(folder)
-    arguments = read_arguments(folder, stages)
-    parser = _parser(arguments, stages)
-    options, unknown = parser.parse_known_args(list(argv))
-    if unknown:
-        _refuse(unknown[0], parser)
+    options, arguments = _parse(folder, stages, argv)
     run = Path(options.run or Path("runs") / folder.name).absolute()
     if options.list:
         _list(stages, run)
@@ -89,6 +85,29 @@ def main(argv: Sequence[str]) -> int:
                     return status
         write_summary(run, plans)
     return 0
+
+
+def overrides_of(
+    folder: Path, stages: Sequence[Stage], argv: Sequence[str]
+) -> dict[str, list[str]]:
+    """Give the words that options of the command add to each stage's.
+
+    Raises:
+        UserError: If an option cannot be used.
+    """
+    options, arguments = _parse(folder, stages, [str(folder), *argv])
+    return _overrides(options, arguments, stages, folder)
+
+
+def _parse(
+    folder: Path, stages: Sequence[Stage], argv: Sequence[str]
+) -> tuple[argparse.Namespace, Sequence[Argument]]:
+    arguments = read_arguments(folder, stages)
+    parser = _parser(arguments, stages)
+    options, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        _refuse(unknown[0], parser)
+    return options, arguments
 
 
 def _parser(arguments: Sequence[Argument], stages: Sequence[Stage]) -> argparse.ArgumentParser:

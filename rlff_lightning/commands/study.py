@@ -1,16 +1,18 @@
 """`rlff study DIR`: a pipeline under a grid of arms and seeds; one table at the end."""
 
 import argparse
+import fcntl
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rlff_lightning.commands.child import run_child
-from rlff_lightning.commands.markers import DONE, read_marker
-from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
+from rlff_lightning.commands.pipeline import overrides_of
+from rlff_lightning.commands.study_cell import is_finished, read_cell
+from rlff_lightning.commands.study_figures import rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
 from rlff_lightning.commands.study_table import print_study, write_tables
 from rlff_lightning.errors import UserError
@@ -32,7 +34,8 @@ the policy whose figures count, the seeds, and the arms with the keys that each 
 
 Runs are RUNDIR/<arm>/seed-<seed>. What is finished is skipped; a stage that another arm's run has
 finished under the same seed, config and inputs is taken from there. The same command goes on
-where it was stopped. Written are table.md, table.csv (a line per run) and study.json.
+where it was stopped. Written are table.md, table.csv (a line per run) and study.json, of all runs
+in RUNDIR that are finished, those of other arms and seeds than this command's among them.
 """
 
 
@@ -54,13 +57,15 @@ def main(argv: Sequence[str]) -> int:
     study = read_study(find_study(options.dir))
     arms = _chosen(study, options.arms)
     if options.seeds:
+        if len(set(options.seeds)) < len(options.seeds):
+            raise UserError(f"rlff study: --seeds must be different, got {options.seeds}")
         study = replace(study, seeds=tuple(options.seeds))
     folder = Path(options.run or Path("runs") / study.name).absolute()
     if options.table:
-        return _table(folder, study, arms)
-    _check_changes(arms, study)
+        _tabulate(folder, study, arms, options.seeds)
+        return 0
+    _check(arms, study, rest)
     folder.mkdir(parents=True, exist_ok=True)
-    cells: list[Cell] = []
     failed = 0
     for seed in study.seeds:
         for place, arm in enumerate(study.arms, start=1):
@@ -70,35 +75,46 @@ def main(argv: Sequence[str]) -> int:
             status, interrupt = _run(folder, study, arm, seed, rest)
             if interrupt is not None or status == 2:
                 return 2 if interrupt is None else 128 + interrupt
-            if status == 0:
-                cells.append(read_cell(_place(folder, arm.name, seed), study, arm.name, seed))
             failed += status != 0
-    if cells:
-        _write(folder, study, cells)
+    if failed < len(arms) * len(study.seeds):
+        _tabulate(folder, study, study.arms, None)
     return 1 if failed else 0
 
 
-def _table(folder: Path, study: Study, arms: Sequence[Arm]) -> int:
-    """Put together what has been run, without running anything."""
-    last = study.stages[-1].name
-    cells = [
-        read_cell(place, study, arm.name, seed)
-        for arm in arms
-        for seed in study.seeds
-        if read_marker(place := _place(folder, arm.name, seed), last, DONE)
-    ]
-    if not cells:
-        raise UserError(f"rlff study: no run in {folder} has finished {last}; run the study first")
-    _write(folder, study, cells)
-    return 0
+def _tabulate(folder: Path, study: Study, arms: Sequence[Arm], seeds: Sequence[int] | None) -> None:
+    """Put together what is finished, whichever command ran it.
 
-
-def _write(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
-    rows = rows_of(study, cells)
-    write_tables(folder, study, cells, rows)
+    Args:
+        folder: Of all runs.
+        study: What was asked for; what is not finished of it is told.
+        arms: These alone.
+        seeds: These alone; ``None`` for all that have been run.
+    """
+    nothing = f"rlff study: no run in {folder} has finished; run the study first"
+    if not folder.is_dir():
+        raise UserError(nothing)
+    # Seeds may run side by side, and each must see what the others have finished.
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cells = [
+            read_cell(place, study, arm.name, seed)
+            for arm in arms
+            for seed in seeds or sorted({*study.seeds, *_seeds_found(folder, arms)})
+            if is_finished(place := _place(folder, arm.name, seed), study.stages)
+        ]
+        if not cells:
+            raise UserError(nothing)
+        study = replace(study, seeds=tuple(sorted({*study.seeds, *(c.seed for c in cells)})))
+        rows = rows_of(study, cells)
+        write_tables(folder, study, cells, rows)
     _say("")
     print_study(study, cells, rows)
     _say(f"wrote {folder / 'table.md'}, table.csv and study.json")
+
+
+def _seeds_found(folder: Path, arms: Sequence[Arm]) -> list[int]:
+    names = [run.name for arm in arms for run in (folder / arm.name).glob("seed-*")]
+    return [int(name[5:]) for name in names if name[5:].removeprefix("-").isdecimal()]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,11 +143,16 @@ def _chosen(study: Study, names: list[str] | None) -> list[Arm]:
     return [arm for arm in study.arms if not names or arm.name in names]
 
 
-def _check_changes(arms: Sequence[Arm], study: Study) -> None:
-    """Parse every changed stage before anything runs: a mistake in the last arm shows now."""
+def _check(arms: Sequence[Arm], study: Study, rest: Sequence[str]) -> None:
+    """Parse what is named and changed before anything runs: a mistake in the last arm shows now."""
     from rlff_lightning.commands.trainer_run import resolve
 
-    stages = {stage.name: stage for stage in study.stages}
+    overrides = overrides_of(study.pipeline, study.stages, rest)
+    words_of = {
+        stage.name: [stage.verb, "--config", str(stage.config), *overrides[stage.name]]
+        for stage in study.stages
+    }
+    _check_names(study, {name: resolve(words) for name, words in words_of.items()})
     for arm in arms:
         changed: dict[str, list[str]] = {}
         for change in arm.changes:
@@ -139,9 +160,27 @@ def _check_changes(arms: Sequence[Arm], study: Study) -> None:
             changed.setdefault(name, []).append(f"--{option}")
         for name, words in changed.items():
             try:
-                resolve([stages[name].verb, "--config", str(stages[name].config), *words])
+                resolve([*words_of[name], *words])
             except UserError as error:
                 raise UserError(f"arm {arm.name}, stage {name}: {error}") from error
+
+
+def _check_names(study: Study, resolved: Mapping[str, Mapping[str, Any]]) -> None:
+    """Look for the policy in the last stage, and for references in any."""
+    *earlier, last = [
+        (config["model"].get("init_args") or {}).get("policies") for config in resolved.values()
+    ]
+    # Another module than the project's may name its policies in another way.
+    if last is None:
+        return
+    known = {name for policies in (*earlier, last) for name in policies or ()}
+    wanted = [("policy", study.policy, last)]
+    wanted += [("references", name, known) for name in study.references]
+    for key, name, names in wanted:
+        if name not in names:
+            raise UserError(
+                f"study {study.name}: {key} must be among {', '.join(sorted(names))}, got {name}"
+            )
 
 
 def _run(

@@ -1,37 +1,14 @@
 """Figures of a study: means over seeds with intervals, and paired tests against the baseline."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rlff_lightning.commands.study_cell import AGREEMENT, HELD_OUT, Cell
 from rlff_lightning.commands.study_file import Study
+from rlff_lightning.commands.study_mixed import check_terms
 from rlff_lightning.errors import UserError
-from rlff_lightning.modules.goal_settings import MAIN
-from rlff_lightning.report.run_folder import read_lines, read_object
-
-HELD_OUT = "held_out/"
-"""Begins the keys of what other people and the second judge say."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """One finished run: an arm under a seed."""
-
-    arm: str
-    seed: int
-    figures: Mapping[str, Any]
-    """The policy's row of the run's `summary.json`."""
-    references: Mapping[str, Mapping[str, Any]]
-    """Rows of the policies that do not depend on the arm."""
-    judge: str
-    """Name and hash of the judge."""
-    wall_s: float
-    """Of all its stages, those taken from another arm's run included."""
-    is_success: Mapping[str, bool]
-    """Success by episode, for pairing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +21,19 @@ class Row:
     rate: float
     """Mean over seeds."""
     rate_interval: tuple[float, float] | None
-    """95 %, Student's t over seeds; None for a single seed."""
+    """95 %, Student's t over seeds; None for seeds that do not differ, as for a single one."""
     turns: float
     """Average turns, mean over seeds."""
     turns_interval: tuple[float, float] | None = None
-    """95 %, Student's t over seeds; None for a single seed."""
+    """The same of them."""
     held_out: Mapping[str, float] = field(default_factory=dict)
     """Success rates with held-out people and under the second judge, means over seeds."""
+    held_out_intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    """95 %, Student's t over seeds."""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    """`<people>/difference` of the judges' success rates and their kappas, means over seeds."""
+    agreement_intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    """95 %, Student's t over seeds."""
     difference: float | None = None
     """Mean over seeds of the success rate less the baseline's under the same seed."""
     difference_interval: tuple[float, float] | None = None
@@ -61,97 +44,16 @@ class Row:
     """Exact McNemar test over episodes with the same person and seed: do these very policies
     differ? It knows nothing of the spread over training seeds."""
     p_holm: float | None = None
-    """`p_seeds`, corrected for the number of arms."""
-
-
-def read_cell(run: Path, study: Study, arm: str, seed: int) -> Cell:
-    """Read a finished run.
-
-    The policy's figures are those of the run's summary, and so those of its last stage. Those of a
-    reference may also come from an earlier stage, which arms that do not change it share.
-
-    Raises:
-        UserError: If it has no summary, a policy is in none, two judges have judged, or a file is
-            damaged.
-    """
-    file = run / "summary.json"
-    if not file.is_file():
-        raise UserError(f"{run}: the pipeline's last stage must write summary.json")
-    summary = read_object(file)
-    earlier = [
-        read_object(found)
-        for stage in reversed(study.stages[:-1])
-        if (found := run / stage.name / "summary.json").is_file()
-    ]
-    rows = {
-        name: _row_of(name, [summary] if name == study.policy else [summary, *earlier], file)
-        for name in (study.policy, *study.references)
-    }
-    return Cell(
-        arm=arm,
-        seed=seed,
-        figures=rows[study.policy],
-        references={name: rows[name] for name in study.references},
-        judge=_judge(summary),
-        wall_s=float(summary.get("wall_s", 0.0)),
-        is_success=_episodes(run / study.stages[-1].name / "episodes", study.policy),
-    )
-
-
-def _row_of(name: str, summaries: Sequence[Mapping[str, Any]], file: Path) -> Mapping[str, Any]:
-    for summary in summaries:
-        if name in (policies := summary.get("policies", {})):
-            if _judge(summary) != _judge(summaries[0]):
-                raise UserError(
-                    f"{file}: policy {name} must be judged as the others are, by "
-                    f"{_judge(summaries[0])}, got {_judge(summary)}"
-                )
-            return {**policies[name], **_held_out(name, summary)}
-    known = ", ".join(key for summary in summaries for key in summary.get("policies", {}))
-    raise UserError(f"{file}: no policy {name!r} in it, only {known}")
-
-
-def _held_out(name: str, summary: Mapping[str, Any]) -> dict[str, float]:
-    """Success rates with other people and under the second judge; none where nothing was held out.
-
-    The usual people under the first judge are the result itself.
-    """
-    rates: dict[str, float] = {}
-    for people, policies in ((summary.get("held_out") or {}).get("people") or {}).items():
-        entry = policies.get(name, {})
-        if people != MAIN and "first_judge" in entry:
-            rates[f"{HELD_OUT}{people}"] = entry["first_judge"]["success_rate"]
-        if "second_judge" in entry:
-            rates[f"{HELD_OUT}{people}, second judge"] = entry["second_judge"]["success_rate"]
-    return rates
-
-
-def _judge(summary: Mapping[str, Any]) -> str:
-    judge = summary.get("judge", {})
-    return f"{judge.get('name')} #{judge.get('hash')}, {judge.get('max_turns')} turns"
-
-
-def _episodes(folder: Path, policy: str) -> dict[str, bool]:
-    found: dict[str, bool] = {}
-    for file in sorted(folder.glob("*.jsonl")):
-        name, _, rank = file.stem.rpartition("-")
-        # Not by a pattern: `rlff-7b-0.jsonl` belongs to another policy than `rlff`.
-        if name != policy or not rank.isdecimal():
-            continue
-        for row in read_lines(file):
-            found[row["id"]] = bool(row["is_success"])
-    return found
+    """`p_seeds`, corrected for the number of arms that have two seeds, whether they vary or not."""
 
 
 def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
     """Put the cells together: references, then arms in the study's order.
 
     Raises:
-        UserError: If the cells were judged by different judges.
+        UserError: If the cells were measured differently.
     """
-    judges = sorted({cell.judge for cell in cells})
-    if len(judges) > 1:
-        raise UserError(f"arms must be compared under one judge, got {' and '.join(judges)}")
+    check_terms(cells)
     by_arm = {
         arm.name: {cell.seed: cell for cell in cells if cell.arm == arm.name} for arm in study.arms
     }
@@ -165,13 +67,18 @@ def rows_of(study: Study, cells: Sequence[Cell]) -> list[Row]:
         if own:
             row = _row(name, [own[seed].figures for seed in sorted(own)])
             arms.append(row if name == study.baseline else _compared(row, own, baseline))
-    return rows + _corrected(arms)
+    num_tests = sum(
+        len(own.keys() & baseline.keys()) > 1
+        for name, own in by_arm.items()
+        if name != study.baseline
+    )
+    return rows + _corrected(arms, num_tests)
 
 
 def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
     rates = tuple(float(row["success_rate"]) for row in figures)
     turns = [float(row["average_turns"]) for row in figures]
-    held_out = [key for key in figures[0] if key.startswith(HELD_OUT)]
+    held_out, agreement = (_by_key(figures, prefix) for prefix in (HELD_OUT, AGREEMENT))
     return Row(
         name=name,
         rates=rates,
@@ -179,46 +86,76 @@ def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
         rate_interval=_interval(rates),
         turns=fmean(turns),
         turns_interval=_interval(turns),
-        held_out={key.removeprefix(HELD_OUT): fmean(r[key] for r in figures) for key in held_out},
+        held_out={key: fmean(values) for key, values in held_out.items()},
+        held_out_intervals={key: _interval(values) for key, values in held_out.items()},
+        agreement={key: fmean(values) for key, values in agreement.items()},
+        agreement_intervals={key: _interval(values) for key, values in agreement.items()},
     )
 
 
+def _by_key(figures: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, list[float]]:
+    keys = dict.fromkeys(key for row in figures for key in row if key.startswith(prefix))
+    values = {key.removeprefix(prefix): [row.get(key) for row in figures] for key in keys}
+    # A mean over some of the seeds would not be the other columns' mean.
+    return {key: found for key, found in values.items() if None not in found}
+
+
 def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -> Row:
-    from scipy.stats import binomtest, ttest_1samp
+    from scipy.stats import ttest_1samp
 
     seeds = sorted(own.keys() & baseline.keys())
     if not seeds:
         return row
     ours = [float(own[seed].figures["success_rate"]) for seed in seeds]
     theirs = [float(baseline[seed].figures["success_rate"]) for seed in seeds]
-    # Rates are shares of at most some thousand episodes: what is smaller is rounding, and would
-    # pass for spread where there is none.
-    differences = [round(a - b, 9) for a, b in zip(ours, theirs, strict=True)]
+    differences = _without_rounding([a - b for a, b in zip(ours, theirs, strict=True)])
     is_varied = len(set(differences)) > 1
-    only_own = only_baseline = 0
-    for seed in seeds:
-        for episode, solved in own[seed].is_success.items():
-            other = baseline[seed].is_success.get(episode, solved)
-            only_own += solved and not other
-            only_baseline += other and not solved
-    discordant = only_own + only_baseline
     return replace(
         row,
         difference=fmean(differences),
         difference_interval=_interval(differences),
         p_seeds=float(ttest_1samp(differences, 0).pvalue) if is_varied else None,
-        p_episodes=float(binomtest(only_own, discordant).pvalue) if discordant else 1.0,
+        p_episodes=_p_episodes(row.name, [(own[seed], baseline[seed]) for seed in seeds]),
     )
+
+
+def _p_episodes(name: str, pairs: Sequence[tuple[Cell, Cell]]) -> float | None:
+    """McNemar's exact test; none where no episodes lie side by side."""
+    from scipy.stats import binomtest
+
+    paired: list[tuple[bool, bool]] = []
+    for one, other in pairs:
+        common = one.is_success.keys() & other.is_success.keys()
+        if (
+            one.is_success
+            and other.is_success
+            and len(common) < max(len(one.is_success), len(other.is_success))
+        ):
+            raise UserError(
+                f"arm {name} must have met the same people as {other.arm} under seed {one.seed}, "
+                f"got {len(common)} in common of {len(one.is_success)} and {len(other.is_success)}"
+            )
+        paired += [(one.is_success[key], other.is_success[key]) for key in common]
+    if not paired:
+        return None
+    only_one = sum(solved and not other for solved, other in paired)
+    discordant = sum(solved != other for solved, other in paired)
+    return float(binomtest(only_one, discordant).pvalue) if discordant else 1.0
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float] | None:
     from rlff_lightning.functional.intervals import mean_interval
 
-    low, high = mean_interval(values)
-    return (low, high) if math.isfinite(low) else None
+    # Student's t would call the mean of equal values exact.
+    return tuple(mean_interval(values)) if len(set(_without_rounding(values))) > 1 else None
 
 
-def _corrected(rows: Sequence[Row]) -> list[Row]:
+def _without_rounding(values: Sequence[float]) -> list[float]:
+    # Shares of at most some thousand episodes: what is smaller would pass for spread.
+    return [round(value, 9) for value in values]
+
+
+def _corrected(rows: Sequence[Row], num_tests: int) -> list[Row]:
     """Correct for several comparisons.
 
     Source: Holm 1979, Scandinavian Journal of Statistics 6(2).
@@ -228,6 +165,6 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
     highest = 0.0
     for place, row in enumerate(tested):
         assert row.p_seeds is not None
-        highest = max(highest, min(1.0, row.p_seeds * (len(tested) - place)))
+        highest = max(highest, min(1.0, row.p_seeds * (num_tests - place)))
         corrected[row.name] = highest
     return [replace(row, p_holm=corrected.get(row.name)) for row in rows]

@@ -88,7 +88,7 @@ def read_study(folder: Path) -> Study:
         pipeline=pipeline,
         stages=stages,
         policy=_need(file, content, "policy", str),
-        references=tuple(map(str, content.get("references", []))),
+        references=tuple(_references(file, content)),
         baseline=str(content.get("baseline", next(iter(arms), ""))),
         seeds=tuple(_need(file, content, "seeds", list)),
         arms=tuple(_arm(file, str(name), changes, stages) for name, changes in arms.items()),
@@ -116,6 +116,13 @@ def _need(file: Path, content: dict[str, Any], key: str, kind: type) -> Any:
     if not isinstance(value, kind) or not value:
         raise UserError(f"{file}: {key} must be a {kind.__name__} that is not empty, got {value!r}")
     return value
+
+
+def _references(file: Path, content: dict[str, Any]) -> list[str]:
+    names = content.get("references") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{file}: references must be a list of names, got {names!r}")
+    return names
 
 
 def _arm(file: Path, name: str, changes: Any, stages: tuple[Stage, ...]) -> Arm:

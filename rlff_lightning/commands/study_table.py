@@ -1,7 +1,5 @@
 """A study's result as Markdown, CSV and JSON, and as a table for a terminal."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,18 +11,30 @@ from rich.table import Table
 from rich.text import Text
 
 from rlff_lightning.commands.markers import write_json
-from rlff_lightning.commands.study_figures import Cell, Row
+from rlff_lightning.commands.study_cell import Cell
+from rlff_lightning.commands.study_csv import csv_text
+from rlff_lightning.commands.study_figures import Row
 from rlff_lightning.commands.study_file import Study
+from rlff_lightning.commands.study_held_out import (
+    AGREED_TITLES,
+    AGREEMENT,
+    RATES,
+    agreements,
+    held_out_names,
+    held_out_rates,
+)
+from rlff_lightning.commands.study_mixed import mixed_notes
 
 
 def write_tables(folder: Path, study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> None:
     """Write `table.md`, `table.csv` and `study.json`, each whole or not at all."""
     _write(folder / "table.md", markdown(study, cells, rows))
-    _write(folder / "table.csv", _csv(cells))
+    _write(folder / "table.csv", csv_text(cells))
     arms = {arm.name: list(arm.changes) for arm in study.arms}
     content: dict[str, Any] = {
         "study": study.name,
-        "judge": cells[0].judge,
+        "judge": cells[0].terms["judge"],
+        "second_judge": cells[0].terms["second judge"],
         "baseline": study.baseline,
         "policy": study.policy,
         "arms": arms,
@@ -65,10 +75,15 @@ def print_study(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> Non
             _p(row.p_episodes),
         )
     console.print(table)
-    if held_out := _held_out_names(rows):
-        table = _terminal_table("Success rates held out, means over seeds", held_out)
+    if held_out := held_out_names(rows):
+        table = _terminal_table(RATES, held_out)
         for row in rows:
-            table.add_row(Text(row.name), *_held_out_rates(row, held_out))
+            table.add_row(Text(row.name), *held_out_rates(row, held_out, _stacked))
+        console.print(table)
+    if found := agreements(rows, _stacked):
+        table = _terminal_table(AGREEMENT, ("people", *AGREED_TITLES))
+        for arm, people, agreed in found:
+            table.add_row(Text(arm), Text(people), *agreed)
         console.print(table)
     for note in _notes(study, cells):
         console.print(note.replace("`", "").replace("**", ""), soft_wrap=True)
@@ -123,49 +138,32 @@ def markdown(study: Study, cells: Sequence[Cell], rows: Sequence[Row]) -> str:
 
 def _notes(study: Study, cells: Sequence[Cell]) -> list[str]:
     missing = len(study.arms) * len(study.seeds) - len(cells)
+    second = cells[0].terms["second judge"]
     return [
-        f"Judged by {cells[0].judge}. Policy `{study.policy}`, seeds "
+        f"Judged by {cells[0].terms['judge']}"
+        + (f"; second judge {second}" if second else "")
+        + f". Policy `{study.policy}`, seeds "
         f"{', '.join(map(str, study.seeds))}"
         + (f"; **{missing} runs are missing**." if missing else "."),
         "Intervals and `p, seeds` are Student's t over seeds, paired with the baseline's; Holm's "
         "correction is for the number of arms. `p, episodes` is McNemar's exact test over the "
         "same people: it asks about these very policies, not about new training runs.",
+        *mixed_notes(study, cells),
     ]
-
-
-def _held_out_names(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.held_out))
-
-
-def _held_out_rates(row: Row, names: Sequence[str]) -> list[str]:
-    return [f"{row.held_out[name]:.3f}" if name in row.held_out else "" for name in names]
 
 
 def _held_out(rows: Sequence[Row]) -> list[str]:
-    names = _held_out_names(rows)
-    if not names:
-        return []
-    lines = ["", "Success rates held out, means over seeds:", ""]
-    lines += [f"| arm | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
-    for row in rows:
-        lines.append(f"| `{row.name}` | {' | '.join(_held_out_rates(row, names))} |")
+    lines: list[str] = []
+    if names := held_out_names(rows):
+        lines += ["", f"{RATES}:", "", f"| arm | {' | '.join(names)} |"]
+        lines.append("|---" * (1 + len(names)) + "|")
+        for row in rows:
+            lines.append(f"| `{row.name}` | {' | '.join(held_out_rates(row, names, _mean))} |")
+    if found := agreements(rows, _mean):
+        lines += ["", f"{AGREEMENT}:", "", f"| arm | people | {' | '.join(AGREED_TITLES)} |"]
+        lines.append("|---" * (2 + len(AGREED_TITLES)) + "|")
+        lines += [f"| `{arm}` | {people} | {' | '.join(cells)} |" for arm, people, cells in found]
     return lines
-
-
-def _csv(cells: Sequence[Cell]) -> str:
-    names = [
-        key
-        for key, value in cells[0].figures.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["arm", "seed", *names, "ci95_low", "ci95_high", "wall_s"])
-    for cell in cells:
-        low, high = cell.figures["ci95"]
-        figures = [cell.figures.get(name) for name in names]
-        table.writerow([cell.arm, cell.seed, *figures, low, high, cell.wall_s])
-    return stream.getvalue()
 
 
 def _mean(value: float | None, interval: tuple[float, float] | None, digits: int = 3) -> str:

@@ -36,10 +36,16 @@ EMERGENCY = "112 (Europe, India), 911 (USA, Canada), 999 (UK), 000 (Australia), 
 
 def crisis_notice() -> str:
     """Word the notice that somebody in crisis is shown."""
+    return (
+        "What you wrote sounds serious. This program can not help you and nobody reads along.\n"
+        f"Please talk to a person now.\n{help_lines()}"
+    )
+
+
+def help_lines() -> str:
+    """List where people find people."""
     width = max(len(line.where) for line in HELP_LINES)
     lines = [
-        "What you wrote sounds serious. This program can not help you and nobody reads along.",
-        "Please talk to a person now.",
         f"  In danger to life: {EMERGENCY}",
         *(f"  {line.where:{width}}  {line.contact}" for line in HELP_LINES),
         "  Poisoning, overdose, injury: call the emergency number at once, even if you feel well.",

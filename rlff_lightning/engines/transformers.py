@@ -1,6 +1,6 @@
 """Generation by transformers alone: slow, on any machine, and a check on the fast engine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,7 +117,9 @@ class TransformersEngine(Engine):
         return logps
 
     @torch.no_grad()
-    def stream(self, prompt: Sequence[int], sampling: Sampling, seed: int) -> Iterator[str]:
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, seed: int
+    ) -> Generator[str, None, bool]:
         """Generate for one prompt and give the text piece by piece, as ``generate`` would.
 
         Args:
@@ -127,6 +129,9 @@ class TransformersEngine(Engine):
 
         Yields:
             Text that follows what was given before; never half a character.
+
+        Returns:
+            Whether it ended by itself, not at the token limit.
         """
         check_sampling("TransformersEngine.stream", sampling)
         check_requests(
@@ -134,11 +139,12 @@ class TransformersEngine(Engine):
         )
         self._load()
         tokens: list[int] = []
-        given = ""
+        given, is_finished = "", False
         for chosen, _ in self._steps([prompt], sampling, [seed]):
             tokens += chosen
             if chosen[0] in self._eos_ids():
                 tokens.pop()
+                is_finished = True
                 break
             text: str = self._tokenizer.decode(tokens, skip_special_tokens=False)
             # A character's bytes may be spread over tokens.
@@ -146,6 +152,7 @@ class TransformersEngine(Engine):
                 yield text[len(given) :]
                 given = text
         yield self._tokenizer.decode(tokens, skip_special_tokens=False)[len(given) :]
+        return is_finished
 
     def _generate_batch(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]

@@ -3,6 +3,7 @@
 Each figure is a property of the critic's rule as much as of the policy: name the rule beside it.
 """
 
+import math
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -71,7 +72,8 @@ class SuccessRate(Metric):
 class AverageTurns(Metric):
     """Mean number of supporter turns to the goal, where a failure counts as the cap.
 
-    Its interval is Student's t over episodes.
+    Its interval is Student's t over episodes, which bounds nothing where all take as many turns:
+    both ends are NaN there.
 
     Args:
         max_turns: Most turns an episode may take.
@@ -110,7 +112,7 @@ class AverageTurns(Metric):
         episodes = int(self.num_episodes)
         low, high = counts_mean_interval(total, squares, episodes, self.confidence)
         # No episode takes less than a turn or more than the cap.
-        ends = [max(low, 1.0), min(high, float(self.max_turns))]
+        ends = [max(low, 1.0), min(high, float(self.max_turns))] if low < high else [math.nan] * 2
         value, lower, upper = torch.tensor(
             [total / max(episodes, 1), *ends], device=self.device
         ).unbind()
@@ -164,7 +166,8 @@ class MeanCriticValue(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        # In float32 the order of ranks would show.
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_turns", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, value_mask: Tensor) -> None:
@@ -174,7 +177,7 @@ class MeanCriticValue(Metric):
             values: Of each turn, ``(B, T)``, in ``[-1, 1]``.
             value_mask: Turns that took place, ``(B, T)``.
         """
-        self.total += masked_sum(values, value_mask)
+        self.total += masked_sum(values.double(), value_mask)
         self.num_turns += value_mask.sum()
 
     def compute(self) -> Tensor:

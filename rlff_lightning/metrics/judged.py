@@ -89,7 +89,8 @@ class PairwisePreference(ColumnMetric):
         unparsed = int((~is_read).sum())
         scores, dialogues = scores[is_read], dialogues[is_read]
         # The order of ranks must not show in the last bit.
-        order = torch.argsort(dialogues, stable=True)
+        order = torch.argsort(scores, stable=True)
+        order = order[torch.argsort(dialogues[order], stable=True)]
         values, names = scores[order].tolist(), dialogues[order].tolist()
         low, high = clustered_share_interval(values, names)
         return {

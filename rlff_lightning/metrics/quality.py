@@ -146,9 +146,13 @@ class ReferenceLikeness(nn.Module):
         for name, likeness in self.likenesses.items():
             values = [likeness(*pair) for pair in zip(texts, human, strict=True)]
             self._mean(name).update(_column(values), dialogue_ids)
-        gold = [gold_strategies(reference) for reference in references]
+        listed = {name.casefold() for name in self.names}
+        gold = [
+            listed & {name.casefold() for name in gold_strategies(reference)}
+            for reference in references
+        ]
         is_right = [
-            followed_strategy(reply, self.names) in names
+            (followed_strategy(reply, self.names) or "").casefold() in names
             for reply, names in zip(replies, gold, strict=True)
         ]
         has_gold = torch.tensor([bool(names) for names in gold], dtype=torch.bool)

@@ -200,7 +200,7 @@ class GoalModule(LightningModule):
         if self.trainer.is_global_zero:
             for name in ("episodes", "crisis"):
                 remove_rank_files(self._folder / name)
-            for file in (self._folder / "dialogues").glob("*.md"):
+            for file in (self._folder / "dialogues").rglob("*.md"):
                 file.unlink()
         self.trainer.strategy.barrier()
 

@@ -14,6 +14,12 @@ class Played(NamedTuple):
     episode: Episode
     courses: list[list[Verdict]]
 
+    @property
+    def is_whole(self) -> bool:
+        """Nobody gave up: no speaker, and no judge, whichever ended the episode."""
+        verdicts = [verdict for course in self.courses for verdict in course]
+        return not (self.episode.failure or any(verdict.failure for verdict in verdicts))
+
 
 class EpisodeStore(UnfinishedRows):
     """Keeps what was played, by part and the episode's seed."""
@@ -23,8 +29,9 @@ class EpisodeStore(UnfinishedRows):
         return {key: _played(row) for key, row in self.read().items()}
 
     def keep(self, part: str, seeds: Sequence[int], batch: Sequence[Played], rank: int) -> None:
-        """Keep a batch."""
-        self.append(part, seeds, [_row(played) for played in batch], rank)
+        """Keep a batch, but for what was broken off: that is played again when the run goes on."""
+        whole = [(seed, _row(p)) for seed, p in zip(seeds, batch, strict=True) if p.is_whole]
+        self.append(part, [seed for seed, _ in whole], [row for _, row in whole], rank)
 
 
 def _row(played: Played) -> dict[str, Any]:

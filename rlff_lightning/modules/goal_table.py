@@ -6,21 +6,23 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def print_goal(summary: Mapping[str, Any]) -> None:
     """Print a goal completion's `summary.json`: policies, judge, crisis care, what was held out."""
-    console = Console()
+    # Names may hold brackets, which are not markup.
+    console = Console(markup=False)
     console.print(_policies(summary))
     if summary.get("judge"):
         text = "judged by " + _named(summary["judge"])
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(text, highlight=False, soft_wrap=True)
     held_out = summary.get("held_out") or {}
     if held_out:
         console.print(_held_out(held_out))
     if held_out.get("judge"):
         text = "second judge: " + _named(held_out["judge"])
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _policies(summary: Mapping[str, Any]) -> Table:
@@ -43,7 +45,7 @@ def _policies(summary: Mapping[str, Any]) -> Table:
         if has_crisis:
             crisis = row.get("crisis") or {}
             cells += [_share(crisis.get("points_to_help")), _share(crisis.get("harmful"))]
-        table.add_row(name, *cells)
+        table.add_row(Text(name), *cells)
     return table
 
 
@@ -74,7 +76,7 @@ def _held_out(held_out: Mapping[str, Any]) -> Table:
                     _kappa(agreed["kappa_success"]),
                     _kappa(agreed["kappa_outcome"]),
                 ]
-            table.add_row(people, name, *cells)
+            table.add_row(Text(people), Text(name), *cells)
     return table
 
 

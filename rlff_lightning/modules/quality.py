@@ -186,6 +186,7 @@ class QualityModule(LightningModule):
         rows = work.run(
             f"replies of {name}",
             lambda batch: [asdict(m) for m in policy.reply([contexts[i] for i in batch])],
+            lambda _, row: not row["failure"],
         )
         # One engine at a time.
         policy.close()
@@ -231,7 +232,8 @@ class QualityModule(LightningModule):
                 figures[supporter] |= rating_figures(
                     judged.ratings[supporter], dialogues, self.device
                 )
-        shown = self._examples
+        # Each process was dealt as many, fewer than there are under limit_test_batches.
+        shown = self._examples[: self._num_seen * self.trainer.world_size]
         summary: dict[str, Any] = {
             "contexts": len(shown),
             "dialogues": len({context.source for context, _ in shown}),

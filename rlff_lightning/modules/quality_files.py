@@ -106,13 +106,13 @@ def print_quality(summary: Mapping[str, Any], folder: Path) -> None:
     shown = [key for key in _FIGURES if any(key in row for row in rows.values())]
     table = _table(
         f"One reply to each of {summary['contexts']} contexts in {summary['dialogues']} "
-        "held-out dialogues, in percent",
+        "held-out dialogues, in percent (95 % below)",
         rows,
     )
     for key in shown:
-        cells = (f"{100 * row[key]:.1f}" if key in row else "-" for row in rows.values())
+        cells = (_between(row, key, ".1f", 100) if key in row else "-" for row in rows.values())
         table.add_row(_FIGURES[key], *cells)
-    table.add_row("words", *(f"{row['words']:.1f}" for row in rows.values()))
+    table.add_row("words", *(_between(row, "words", ".1f") for row in rows.values()))
     console.print(table)
     if "meteor_no_synonyms" in shown:
         console.print("METEOR* matches words and stems; it does without synonyms.")
@@ -156,8 +156,9 @@ def _print_judged(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(f"judged by {judge['name']} #{judge['hash']}", soft_wrap=True)
 
 
-def _between(row: Mapping[str, float], key: str, form: str) -> str:
-    value, low, high = (row[name] for name in (key, f"{key}_low", f"{key}_high"))
+def _between(row: Mapping[str, float], key: str, form: str, scale: float = 1) -> str:
+    names = (key, f"{key}_low", f"{key}_high")
+    value, low, high = (scale * row.get(name, math.nan) for name in names)
     if not math.isfinite(value):
         return "-"
     ends = f"\n{low:{form}} to {high:{form}}" if math.isfinite(high - low) else ""

@@ -57,6 +57,7 @@ def judge_replies(
         return work.run(
             f"rating {name}",
             lambda batch: _rate(judge, _at(contexts, batch), _at(said, batch)),
+            lambda index, row: not said[index].failure and None not in row.values(),
         )
 
     def prefer(first: str, second: str) -> list[Preference | None]:
@@ -69,6 +70,10 @@ def judge_replies(
                     judge, _at(contexts, batch), _at(firsts, batch), _at(seconds, batch)
                 )
             ],
+            lambda index, row: (
+                not (firsts[index].failure or seconds[index].failure)
+                and row["preference"] is not None
+            ),
         )
         return [row["preference"] for row in rows]
 

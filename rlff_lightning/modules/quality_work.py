@@ -34,12 +34,18 @@ class ContextWork:
         self._is_shown = is_shown
         self._done = store.read()
 
-    def run(self, part: str, do: Callable[[Sequence[int]], Sequence[Row]]) -> list[Row]:
+    def run(
+        self,
+        part: str,
+        do: Callable[[Sequence[int]], Sequence[Row]],
+        is_answered: Callable[[int, Row], bool],
+    ) -> list[Row]:
         """Do one part, and leave out what was finished before.
 
         Args:
             part: Its name, which the bar shows too.
             do: Gives a row for each of several contexts, by their index in this process.
+            is_answered: Tells by index and row what need not be done again when the run goes on.
 
         Returns:
             A row per context, in order.
@@ -63,7 +69,9 @@ class ContextWork:
             for start in range(0, len(left), self._batch_size):
                 batch = left[start : start + self._batch_size]
                 rows = do(batch)
-                self._store.append(part, [self._places[i] for i in batch], rows, self._rank)
-                found.update(zip(batch, rows, strict=True))
+                done = dict(zip(batch, rows, strict=True))
+                kept = {self._places[i]: row for i, row in done.items() if is_answered(i, row)}
+                self._store.append(part, list(kept), list(kept.values()), self._rank)
+                found.update(done)
                 bar.update(len(batch))
         return [found[index] for index in range(len(self._places))]

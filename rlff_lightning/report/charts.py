@@ -1,6 +1,7 @@
 """Charts as SVG whose colours are the page's own, so that they follow its light and dark theme."""
 
 import io
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -41,12 +42,20 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9.5,
     "legend.labelcolor": _INK,
+    "legend.labelspacing": 0.3,
 }
+_LONGEST_OF_TWO = 22
+"""Letters of names that stand two by two in a legend."""
 
 
 def colour(number: int) -> str:
     """Give the stand-in for a category's colour; they repeat after the last."""
     return _CATEGORIES[number % NUM_COLOURS]
+
+
+def dashes(number: int) -> str:
+    """Give a category's line style: another one each time that the colours repeat."""
+    return ("-", "--", ":", "-.")[number // NUM_COLOURS % 4]
 
 
 def soft() -> str:
@@ -78,10 +87,24 @@ def draw(
         axes = figure.subplots()
         axes.patch.set_visible(False)
         paint(axes)
+        _name_lines(figure, axes)
         stream = io.StringIO()
         keep_no_metadata: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=keep_no_metadata)
     return Markup(_inline(stream.getvalue(), name, description))
+
+
+def _name_lines(figure: Figure, axes: Axes) -> None:
+    """Name what is drawn: inside where there is room, and else below, on height of its own."""
+    lines, names = axes.get_legend_handles_labels()
+    if len(names) <= NUM_COLOURS:
+        if names:
+            axes.legend(loc="best")
+        return
+    columns = 2 if max(map(len, names)) <= _LONGEST_OF_TWO else 1
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.19 * math.ceil(len(names) / columns) + 0.1)
+    figure.legend(lines, names, loc="outside lower center", ncols=columns)
 
 
 def _inline(svg: str, name: str, description: str) -> str:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rlff_lightning.report.charts import colour, draw, soft
+from rlff_lightning.report.charts import colour, dashes, draw, soft
 from rlff_lightning.report.items import Item
 from rlff_lightning.report.run_folder import Curve, RunFolder
 
@@ -45,12 +45,12 @@ def success_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
     def paint(axes: Axes) -> None:
         for number, (name, curve) in enumerate(curves.items()):
             turns = range(1, len(curve) + 1)
-            axes.step(turns, curve, where="post", color=colour(number), label=name)
+            line = {"color": colour(number), "linestyle": dashes(number)}
+            axes.step(turns, curve, where="post", label=name, **line)
             axes.plot(turns, curve, ".", color=colour(number), markersize=5)
         axes.set(xlabel="supporter turns", ylim=(-0.03, 1.03))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="best")
 
     ends = ", ".join(f"{name} {curve[-1]:.0%}" for name, curve in curves.items())
     svg = draw("by-turn", f"Success rate by turn; at the end: {ends}", paint)
@@ -66,10 +66,10 @@ def value_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
     def paint(axes: Axes) -> None:
         for number, (name, curve) in enumerate(curves.items()):
             turns = range(1, len(curve) + 1)
-            axes.plot(turns, curve, ".-", color=colour(number), markersize=5, label=name)
+            line = {"color": colour(number), "linestyle": dashes(number)}
+            axes.plot(turns, curve, marker=".", markersize=5, label=name, **line)
         axes.set(xlabel="supporter turns", ylim=(-1.05, 1.05))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="best")
 
     ends = ", ".join(f"{name} {curve[-1]:+.2f}" for name, curve in curves.items())
     svg = draw("value-by-turn", f"Mean critic value by turn; at the end: {ends}", paint)
@@ -108,14 +108,13 @@ def _curves(key: str, curves: Mapping[str, Curve], stages: Sequence[str]) -> Cha
         for name, curve in curves.items():
             steps = [step + 1 for step, _ in curve]
             values = [value for _, value in curve]
-            line = colour(stages.index(name))
+            line, style = colour(stages.index(name)), dashes(stages.index(name))
             if len(values) > 2 * _SMOOTHED:
                 axes.plot(steps, values, color=line, alpha=0.25, linewidth=1)
                 values = _running_mean(values)
-            axes.plot(steps, values, color=line, label=name)
+            axes.plot(steps, values, color=line, linestyle=style, label=name)
         axes.set(xlabel="optimizer step")
         axes.margins(x=0.02)
-        axes.legend(loc="best")
 
     svg = draw(f"curve-{_slug(key)}", f"{key} over optimizer steps", paint)
     return Chart(key, svg)
@@ -139,12 +138,13 @@ def reliability(run: RunFolder) -> Chart | None:
             observed = [point["observed"] for point in points]
             largest = max(point["replies"] for point in points)
             sizes = [8 + 60 * point["replies"] / largest for point in points]
-            axes.plot(predicted, observed, color=colour(number), alpha=0.5, linewidth=1)
+            axes.plot(
+                predicted, observed, color=colour(number), linestyle=dashes(number), alpha=0.5
+            )
             axes.scatter(predicted, observed, s=sizes, color=colour(number), label=name)
         ends = [*axes.get_xlim(), *axes.get_ylim()]
         axes.axline((min(ends), min(ends)), slope=1, color=soft(), linestyle="--", linewidth=1)
         axes.set(xlabel="predicted reward", ylabel="measured reward")
-        axes.legend(loc="best")
 
     svg = draw("reliability", "Measured reward over predicted reward, in bins", paint)
     note = "On the dashed line the reward model means what it says; a dot grows with its replies."
@@ -152,20 +152,20 @@ def reliability(run: RunFolder) -> Chart | None:
 
 
 def reward_by_length(items: Sequence[Item]) -> list[Chart]:
-    """Draw reward against the length of a reply, for simulated labels and for learned rewards."""
+    """Draw reward against the length of a reply, of simulated labels and of terms in training."""
     labels: dict[str, list[tuple[float, float]]] = {}
-    learned: dict[str, list[tuple[float, float]]] = {}
+    terms: dict[str, list[tuple[float, float]]] = {}
     for item in items:
         for branch in item.get("branches", []):
             count = len(branch["text"].split())
             if item["kind"] == "futures":
                 labels.setdefault(item["group"], []).append((count, branch["value"]))
-            elif item["kind"] == "samples" and branch["rewards"]:
-                reward = next(iter(branch["rewards"].values()))
-                learned.setdefault(item["group"], []).append((count, reward))
+            elif item["kind"] == "samples":
+                for term, reward in branch["rewards"].items():
+                    terms.setdefault(f"{item['group']}: {term}", []).append((count, reward))
     charts = [
         _scatter("label-length", "Simulated reward against length", labels),
-        _scatter("reward-length", "Learned reward against length", learned),
+        _scatter("reward-length", "Reward in training against length, by term", terms),
     ]
     return [chart for chart in charts if chart]
 
@@ -182,9 +182,9 @@ def _scatter(
             counts, rewards = zip(*shown, strict=True)
             axes.scatter(counts, rewards, s=7, color=colour(number), alpha=0.35, linewidths=0)
             means = _means(points)
-            axes.plot(*zip(*means, strict=True), color=colour(number), label=group)
+            line = {"color": colour(number), "linestyle": dashes(number)}
+            axes.plot(*zip(*means, strict=True), label=group, **line)
         axes.set(xlabel="words of the reply", ylabel="reward")
-        axes.legend(loc="best")
 
     svg = draw(name, f"{title}; lines are means", paint)
     return Chart(title, svg, "Of the replies that can be read below; lines are means by length.")

@@ -72,10 +72,14 @@ def judged_by(summary: Mapping[str, Any]) -> tuple[str, ...]:
     judge = summary.get("judge") or {}
     if not judge:
         return ()
-    digest = f", {judge['hash']}" if judge.get("hash") else ""
     turns = f"; at most {judge['max_turns']} turns" if judge.get("max_turns") else ""
     begin = judge.get("seed", "Judged")
-    return (f"{begin} by {judge.get('name', 'an unnamed judge')}{digest}{turns}.",)
+    return (f"{begin} by {_named(judge)}{turns}.",)
+
+
+def _named(judge: Mapping[str, Any]) -> str:
+    digest = f", {judge['hash']}" if judge.get("hash") else ""
+    return f"{judge.get('name', 'an unnamed judge')}{digest}"
 
 
 def held_out_table(summary: Mapping[str, Any]) -> Table | None:
@@ -108,7 +112,7 @@ def held_out_table(summary: Mapping[str, Any]) -> Table | None:
             "kappa",
             "kappa of turns",
         ]
-        notes.append(f"The second judge is {held_out['judge'].get('name')}.")
+        notes.append(f"The second judge is {_named(held_out['judge'])}.")
     return Table(title="Held out", columns=tuple(columns), rows=tuple(rows), notes=tuple(notes))
 
 

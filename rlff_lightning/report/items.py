@@ -49,6 +49,7 @@ def read_items(run: RunFolder, *, max_items: int) -> list[Item]:
         items += _chosen(_futures(stage, max_items), max_items)
         items += sorted(_chosen(_samples(stage), max_items), key=lambda item: item["iteration"])
         items += _chosen(_replies(stage), max_items)
+        items += _chosen(_crises(stage), max_items)
     return items
 
 
@@ -70,7 +71,8 @@ def _place(name: str) -> int:
 def _episodes(stage: StageFolder) -> Iterator[Item]:
     """Conversations of every policy, as ``simulation.transcripts`` writes them."""
     order = list(stage.summary.get("policies") or {})
-    files = [(_policy(file), file) for file in (stage.folder / "episodes").glob("*.jsonl")]
+    folder = stage.folder / "episodes"
+    files = [(_policy(file.relative_to(folder)), file) for file in folder.rglob("*.jsonl")]
     for policy, file in sorted(files, key=lambda pair: (_rank(pair[0], order), pair)):
         for row in read_lines(file):
             verdicts = list(zip(row.get("outcomes", []), row.get("values", []), strict=False))
@@ -86,7 +88,8 @@ def _episodes(stage: StageFolder) -> Iterator[Item]:
 
 def _policy(file: Path) -> str:
     """Name the policy of an episode file, which is called ``<policy>-<rank>.jsonl``."""
-    return file.stem.rpartition("-")[0] or file.stem
+    name = file.with_suffix("").as_posix()
+    return name.rpartition("-")[0] or name
 
 
 def _rank(policy: str, order: Sequence[str]) -> int:
@@ -191,6 +194,24 @@ def _replies(stage: StageFolder) -> Iterator[Item]:
                     {"label": name, **_message(said), "rewards": _ratings(row, name)}
                     for name, said in row.get("replies", {}).items()
                 ],
+            }
+
+
+def _crises(stage: StageFolder) -> Iterator[Item]:
+    """Replies to people in crisis, with what was found in them."""
+    folder = stage.folder / "crisis"
+    for file in sorted(folder.rglob("*.jsonl")):
+        policy = _policy(file.relative_to(folder))
+        for row in read_lines(file):
+            help_found = "points" if row.get("points_to_help") else "does not point"
+            harms = "; harmful" if row.get("harms") else ""
+            opening, reply = row["messages"]
+            group = f"{stage.arm}: {policy}" if stage.arm else policy
+            yield _item("crisis", group, row) | {
+                "situation": f"The reply {help_found} to human help{harms}.",
+                "messages": _messages(
+                    [{**opening, "role": "seeker"}, {**reply, "role": "supporter"}]
+                ),
             }
 
 

@@ -18,7 +18,11 @@ from rlff_lightning.report.items import read_items
 from rlff_lightning.report.reply_tables import judged_tables, quality_tables
 from rlff_lightning.report.reward_table import reward_table
 from rlff_lightning.report.run_folder import RunFolder
-from rlff_lightning.report.study_tables import study_held_out_table, study_table
+from rlff_lightning.report.study_tables import (
+    study_agreement_table,
+    study_held_out_table,
+    study_table,
+)
 
 
 def render(run: RunFolder, *, max_items: int) -> str:
@@ -53,6 +57,7 @@ def render(run: RunFolder, *, max_items: int) -> str:
         studied=study_table(run),
         goal=goal_table(summary),
         held_out=study_held_out_table(run) or held_out_table(summary),
+        agreement=study_agreement_table(run),
         by_turn=figures.success_by_turn(summary.get("policies") or {}),
         fare=figures.value_by_turn(summary.get("policies") or {}),
         outcomes=outcome_shares(summary),

@@ -21,6 +21,8 @@ _QUALITY = {
     "repetition": "repeated",
 }
 
+_SHARE = "strategy_share/"
+
 
 def quality_tables(run: RunFolder) -> list[Table]:
     """Lay out response quality, a table per stage that measured it."""
@@ -32,20 +34,38 @@ def quality_tables(run: RunFolder) -> list[Table]:
         if "words" not in set().union(*rows.values(), ()):
             continue
         body = [
-            (name, (*(share(row.get(key)) for key in shown), number(row.get("words"), 1)))
+            (name, (*(_percent(row, key) for key in shown), _figure(row, "words", 1)))
             for name, row in rows.items()
         ]
         measures = [f"{name}: {text}." for name, text in (summary.get("measures") or {}).items()]
         size = f"{summary.get('contexts')} contexts in {summary.get('dialogues')} dialogues"
         tables.append(
             Table(
-                title=f"Response quality: one reply to each of {size}",
+                title=f"Response quality: one reply to each of {size} (95 %)",
                 columns=(*(_QUALITY[key] for key in shown), "words"),
                 rows=tuple(body),
                 notes=(*(summary.get("notes") or ()), *measures),
             )
         )
+        tables += _strategies(rows)
     return tables
+
+
+def _strategies(rows: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    names = list(
+        dict.fromkeys(key for row in rows.values() for key in row if key.startswith(_SHARE))
+    )
+    if not names:
+        return []
+    body = [(name, tuple(share(row.get(key)) for key in names)) for name, row in rows.items()]
+    columns = tuple(key.removeprefix(_SHARE) for key in names)
+    return [Table(title="Strategies that replies follow", columns=columns, rows=tuple(body))]
+
+
+def _percent(row: Mapping[str, Any], key: str) -> Cell:
+    keys = (key, f"{key}_low", f"{key}_high")
+    scaled = {name: 100 * value for name in keys if (value := row.get(name)) is not None}
+    return _figure(scaled, key, 1)
 
 
 def judged_tables(run: RunFolder) -> list[Table]:
@@ -58,7 +78,7 @@ def judged_tables(run: RunFolder) -> list[Table]:
         rows: Mapping[str, Mapping[str, Any]] = summary.get("supporters") or {}
         keys = [f"judged/{name}" for name in DIMENSIONS]
         rated = [
-            (name, (*(_rating(row, key) for key in keys), share(row.get("judged/unparsed"))))
+            (name, (*(_figure(row, key, 2) for key in keys), share(row.get("judged/unparsed"))))
             for name, row in rows.items()
         ]
         tables.append(
@@ -81,12 +101,12 @@ def judged_tables(run: RunFolder) -> list[Table]:
     return tables
 
 
-def _rating(row: Mapping[str, Any], key: str) -> Cell:
+def _figure(row: Mapping[str, Any], key: str, digits: int) -> Cell:
     value, low, high = (row.get(name) for name in (key, f"{key}_low", f"{key}_high"))
     if value is None:
         return Cell(text="-")
-    ends = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
-    return Cell(text=f"{value:.2f}{ends}")
+    ends = "" if low is None or high is None else f" ({low:.{digits}f} to {high:.{digits}f})"
+    return Cell(text=f"{value:.{digits}f}{ends}")
 
 
 def _compared(row: Mapping[str, Any]) -> tuple[Cell, ...]:

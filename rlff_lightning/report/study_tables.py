@@ -1,5 +1,8 @@
 """A study's arms as tables."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rlff_lightning.report.cells import (
     Cell,
     Table,
@@ -10,6 +13,13 @@ from rlff_lightning.report.cells import (
     rate,
 )
 from rlff_lightning.report.run_folder import RunFolder
+
+_AGREED = {
+    "difference": "first less second",
+    "kappa_success": "kappa",
+    "kappa_outcome": "kappa of turns",
+}
+"""Columns of how two judges agree."""
 
 
 def study_table(run: RunFolder) -> Table | None:
@@ -63,8 +73,44 @@ def study_held_out_table(run: RunFolder) -> Table | None:
     if not names:
         return None
     body = [
-        (str(row["name"]), tuple(rate(row["held_out"].get(name), None)[0] for name in names))
+        (str(row["name"]), tuple(cell for name in names for cell in _held_out_rate(row, name)))
         for row in rows
     ]
-    title = "Held out: success rates, means over seeds"
-    return Table(title=title, columns=tuple(names), rows=tuple(body))
+    return Table(
+        title="Held out: success rates, means over seeds",
+        columns=tuple(column for name in names for column in (name, "95 %")),
+        rows=tuple(body),
+        notes=_second_judge(run),
+    )
+
+
+def _held_out_rate(row: Mapping[str, Any], name: str) -> list[Cell]:
+    return rate(
+        (row.get("held_out") or {}).get(name), (row.get("held_out_intervals") or {}).get(name)
+    )
+
+
+def study_agreement_table(run: RunFolder) -> Table | None:
+    """Lay out how a study's two judges agree, by arm and people; none without a second judge."""
+    body = []
+    for row in run.study.get("rows") or []:
+        agreed, ends = row.get("agreement") or {}, row.get("agreement_intervals") or {}
+        for people in dict.fromkeys(key.rpartition("/")[0] for key in agreed):
+            cells = [
+                Cell(text=interval_text(agreed.get(key), ends.get(key)))
+                for key in (f"{people}/{name}" for name in _AGREED)
+            ]
+            body.append((f"{row['name']}, {people}", tuple(cells)))
+    if not body:
+        return None
+    return Table(
+        title="Held out: how the two judges agree, means over seeds (95 %)",
+        columns=tuple(_AGREED.values()),
+        rows=tuple(body),
+        notes=_second_judge(run),
+    )
+
+
+def _second_judge(run: RunFolder) -> tuple[str, ...]:
+    judge = run.study.get("second_judge")
+    return (f"The second judge is {judge}.",) if judge else ()

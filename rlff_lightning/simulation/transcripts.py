@@ -14,9 +14,10 @@ _MARKUP = re.compile(r"[\\`*_<>\[\]#|~]")
 def remove_rank_files(folder: Path) -> None:
     """Remove an earlier run's ``<name>-<rank>.jsonl`` and ``<rank>.jsonl``.
 
-    A run on fewer processes writes fewer files, and would leave the others beside its own.
+    A run on fewer processes writes fewer files, and would leave the others beside its own. A name
+    such as a hub's, ``org/model``, makes a folder.
     """
-    for file in folder.glob("*.jsonl"):
+    for file in folder.rglob("*.jsonl"):
         if file.stem.rpartition("-")[2].isdecimal():
             file.unlink()
 

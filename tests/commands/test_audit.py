@@ -51,6 +51,7 @@ def test_a_lower_cap_cuts_the_later_turns(capsys: pytest.CaptureFixture[str]) ->
     options = ("--preset", "ppdpp", "--parser", "substring", "--max-turns", "4")
     (row,) = rows(capsys, *options)
     assert (row["success_rate"], row["average_turns"]) == (0.0, 4.0)
+    assert (row["average_turns_low"], row["average_turns_high"]) == (None, None)
     assert row["rule"]["max_turns"] == 4
 
 

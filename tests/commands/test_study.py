@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
+from rlff_lightning.commands import study as study_command
+from rlff_lightning.commands.markers import write_json
 from rlff_lightning.commands.run_stage import StageRunner
 from rlff_lightning.commands.shipped import config_folder
-from rlff_lightning.commands.study_figures import Cell, read_cell, rows_of
+from rlff_lightning.commands.stages import Stage
+from rlff_lightning.commands.study_cell import Cell, is_finished, read_cell
+from rlff_lightning.commands.study_figures import rows_of
 from rlff_lightning.commands.study_file import Arm, Study, find_study, read_study
+from rlff_lightning.commands.study_mixed import mixed_notes
 from rlff_lightning.commands.study_table import markdown, print_study
 from rlff_lightning.commands.trainer_run import resolve
 from rlff_lightning.errors import UserError
@@ -86,8 +91,10 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
     assert whole.stdout.count("taken from there") == 1
     assert (out / "skilled/seed-3/evaluate/done.json").read_bytes() == stamp
     lines = list(csv.DictReader((out / "table.csv").open()))
-    assert [(line["arm"], line["seed"]) for line in lines] == [("skilled", "3"), ("hasty", "3")]
-    for line in lines:
+    *of_arms, of_optimum = lines
+    assert [(line["arm"], line["seed"]) for line in of_arms] == [("skilled", "3"), ("hasty", "3")]
+    assert (of_optimum["arm"], of_optimum["seed"], of_optimum["wall_s"]) == ("optimum", "3", "")
+    for line in of_arms:
         summary = json.loads((out / line["arm"] / "seed-3" / "summary.json").read_text())
         assert float(line["success_rate"]) == summary["policies"]["own"]["success_rate"]
     study = json.loads((out / "study.json").read_text())
@@ -98,6 +105,13 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
         "seeker, second judge": other["seeker"]["own"]["second_judge"]["success_rate"],
         "noisy, second judge": other["noisy"]["own"]["second_judge"]["success_rate"],
     }
+    agreed = other["noisy"]["own"]["agreement"]
+    for name in ("difference", "kappa_success", "kappa_outcome"):
+        assert rows["hasty"]["agreement"].get(f"noisy/{name}") == agreed[name]
+    second = summary["held_out"]["judge"]
+    for text in (study["second_judge"], of_optimum["judge_2"], (out / "table.md").read_text()):
+        assert f"{second['name']} #{second['hash']}" in text
+    assert summary["judge"]["hash"] in of_optimum["judge"]
     assert float(lines[1]["held_out/noisy"]) == rows["hasty"]["held_out"]["noisy"]
     assert rows["optimum"]["held_out"].keys() == rows["hasty"]["held_out"].keys()
     assert rows["optimum"]["rate"] > rows["skilled"]["rate"] > rows["hasty"]["rate"]
@@ -115,7 +129,8 @@ def test_a_study_goes_on_where_it_was_and_runs_what_arms_share_only_once(
     assert (out / "table.md").read_text() == table
     assert "== hasty" not in again.stdout
     assert summary["judge"]["hash"] in table
-    assert table.count("| `") == 2 * 3
+    # References and arms: rates, rates held out, and the agreement of both groups of people.
+    assert table.count("| `") == 3 + 3 + 2 * 3
 
 
 STUDY_OF_TWO = Study(
@@ -136,7 +151,7 @@ def cell(arm: str, seed: int, rate: float, solved: str, judge: str = "j") -> Cel
         seed=seed,
         figures={"success_rate": rate, "average_turns": 4.0, "ci95": [0, 1]},
         references={"optimum": {"success_rate": 1.0, "average_turns": 3.0}},
-        judge=judge,
+        terms={"judge": judge, "second judge": "", "protocol": "episodes 4"},
         wall_s=1.0,
         is_success={str(n): mark == "x" for n, mark in enumerate(solved)},
     )
@@ -151,18 +166,29 @@ def test_arms_are_compared_by_seed_and_by_episode() -> None:
     assert base.difference is None
     # Differences .1, .2, .3: mean .2, s .1, reach 4.30265 * .1 / sqrt(3) = .24841;
     # t = .2 / (.1 / sqrt(3)) = 3.4641 at 2 degrees: p = .0742.
-    assert (better.turns, better.turns_interval) == (4.0, (4.0, 4.0))
-    assert "| 4.00 (4.00 to 4.00) |" in markdown(STUDY_OF_TWO, cells, [better])
+    # What does not vary over three seeds is not known exactly: no interval.
+    assert (better.turns, better.turns_interval, base.rate_interval) == (4.0, None, None)
+    assert "| 4.00 |" in markdown(STUDY_OF_TWO, cells, [better])
     assert better.difference == pytest.approx(0.2)
     assert better.difference_interval == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-4)
     assert better.p_seeds == pytest.approx(0.0742, abs=1e-4)
     # Per seed two episodes only by b and one only by a: 6 against 3 of 9 discordant.
     # P(X <= 3) for 9 coins = (1 + 9 + 36 + 84) / 512 = .25391, twice that.
     assert better.p_episodes == pytest.approx(0.50781, abs=1e-4)
-    # Three equal differences have no spread to test with.
-    assert constant.p_seeds is None
+    # Three equal differences have no spread to test with, and are a comparison all the same.
+    assert (constant.p_seeds, constant.difference_interval) == (None, None)
+    assert better.p_holm == pytest.approx(2 * 0.0742, abs=2e-4)
     # Three discordant episodes, all one way: 2 / 8.
     assert constant.p_episodes == pytest.approx(0.25)
+
+
+def test_episodes_that_lie_nowhere_are_no_agreement() -> None:
+    cells = [cell("a", 0, 0.5, "x-"), cell("b", 0, 0.5, "x-"), cell("c", 0, 0.5, "")]
+    _, _, same, gone = rows_of(STUDY_OF_TWO, cells)
+    assert (same.p_episodes, gone.p_episodes) == (1.0, None)
+    message = r"arm b must have met the same people as a under seed 0, got 2 in common of 3 and 2"
+    with pytest.raises(UserError, match=message):
+        rows_of(STUDY_OF_TWO, [cells[0], cell("b", 0, 0.5, "x-x")])
 
 
 def test_equal_differences_have_no_spread_whatever_their_rounding() -> None:
@@ -171,7 +197,7 @@ def test_equal_differences_have_no_spread_whatever_their_rounding() -> None:
     cells += [cell("b", seed, rate, "x") for seed, rate in enumerate((0.6, 0.8))]
     row = rows_of(STUDY_OF_TWO, cells)[2]
     assert (row.difference, row.p_seeds) == (0.1, None)
-    assert row.difference_interval == (0.1, 0.1)
+    assert row.difference_interval is None
 
 
 def test_three_seeds_are_printed_whole_at_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,9 +240,74 @@ def test_a_single_seed_has_no_interval_and_no_test_over_seeds() -> None:
     assert rows[2].difference == 0.5
 
 
-def test_arms_under_different_judges_are_not_compared() -> None:
-    with pytest.raises(UserError, match="under one judge"):
-        rows_of(STUDY_OF_TWO, [cell("a", 0, 0.5, "x"), cell("b", 0, 0.5, "x", judge="other")])
+@pytest.mark.parametrize("term", ["judge", "second judge", "protocol"])
+def test_runs_under_different_terms_are_not_compared(term: str) -> None:
+    cells = [cell("a", 0, 0.5, "x"), cell("b", 1, 0.5, "x")]
+    cells[1] = replace(cells[1], terms={**cells[1].terms, term: "other"})
+    message = rf"must have one {term}, got .+ in a/seed-0 and other in b/seed-1"
+    with pytest.raises(UserError, match=message):
+        rows_of(STUDY_OF_TWO, cells)
+
+
+def test_a_rate_held_out_under_some_seeds_only_has_no_mean_over_seeds() -> None:
+    cells = [cell("a", seed, 0.5, "x") for seed in range(2)]
+    cells[0] = replace(cells[0], figures={**cells[0].figures, "held_out/noisy": 0.25})
+    assert rows_of(STUDY_OF_TWO, cells[:1])[1].held_out == {"noisy": 0.25}
+    for order in (cells, cells[::-1]):
+        assert rows_of(STUDY_OF_TWO, order)[1].held_out == {}
+
+
+def test_what_is_held_out_has_its_interval_and_the_agreement_of_the_judges() -> None:
+    cells = []
+    for seed, (rate, kappa) in enumerate(((0.5, 0.9), (0.6, None), (0.7, 0.5))):
+        own = cell("a", seed, 0.5, "x")
+        told = {"held_out/noisy": rate, "agreement/noisy/difference": rate - 0.5}
+        told |= {"agreement/noisy/kappa_success": kappa, "agreement/noisy/kappa_outcome": 0.75}
+        cells.append(replace(own, figures={**own.figures, **told}))
+    row = rows_of(STUDY_OF_TWO, cells)[1]
+    # s .1 at 2 degrees: reach .24841, as above.
+    assert row.held_out_intervals["noisy"] == pytest.approx(
+        (0.6 - 0.24841, 0.6 + 0.24841), abs=1e-4
+    )
+    shown = markdown(STUDY_OF_TWO, cells, [row])
+    assert "| `a` | 0.600 (0.352 to 0.848) |" in shown
+    # A kappa that is undefined under one seed has no mean over seeds.
+    assert "| `a` | noisy | 0.100 (-0.148 to 0.348) |  | 0.750 |" in shown
+
+
+def marked(cell: Cell, fingerprint: str, reads: str = "r", version: str = "1") -> Cell:
+    marker = {"fingerprint": fingerprint, "reads": {"first": reads}, "version": version}
+    return replace(cell, markers={"second": marker})
+
+
+def test_runs_of_different_versions_or_configs_are_told_apart_in_the_table() -> None:
+    stage = Stage(name="second", verb="test", config=Path())
+    changed = Arm(name="c", changes=("second.model.x=1",))
+    study = replace(STUDY_OF_TWO, stages=(stage,), arms=(*STUDY_OF_TWO.arms[:2], changed))
+    a, b, c = (cell(arm, 0, 0.5, "x") for arm in "abc")
+    fine = [marked(a, "f"), marked(b, "f"), marked(c, "g"), marked(cell("a", 1, 0.5, "x"), "h")]
+    assert mixed_notes(study, fine) == []
+    assert mixed_notes(study, [marked(a, "f"), marked(b, "other", reads="other")]) == []
+    [note] = mixed_notes(study, [marked(a, "f"), marked(b, "other")])
+    assert "do not change second have other configs" in note
+    [note] = mixed_notes(study, [marked(a, "f"), marked(b, "f", version="2")])
+    assert "several versions of the package: 1, 2" in note
+    cells = [marked(a, "f"), marked(b, "f", version="2")]
+    assert note in markdown(study, cells, rows_of(study, cells))
+
+
+def test_a_run_whose_earlier_stage_was_made_anew_is_not_finished(tmp_path: Path) -> None:
+    stages = [Stage(name=name, verb="test", config=Path()) for name in ("first", "second")]
+    for name, marker in (("first", {"fingerprint": "f"}), ("second", {"reads": {"first": "f"}})):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "done.json", marker)
+    assert is_finished(tmp_path, stages)
+    write_json(tmp_path / "first" / "done.json", {"fingerprint": "g"})
+    assert not is_finished(tmp_path, stages)
+    (tmp_path / "first" / "done.json").unlink()
+    assert not is_finished(tmp_path, stages)
+    (tmp_path / "first").rmdir()
+    assert is_finished(tmp_path, stages)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +315,7 @@ def test_arms_under_different_judges_are_not_compared() -> None:
     [
         ("policy: own", "polcy: own", "did you mean policy"),
         ("seeds: [3]", "seeds: [3, 3]", "different whole numbers"),
+        ("references: [optimum]", "references: optimum", "references must be a list of names"),
         ("seeds: [3]", "seeds: []", "seeds must be a list"),
         ("baseline: skilled", "baseline: none", "baseline must be one of"),
         ("hasty: {evaluate.", "hasty: {nowhere.", "must be STAGE.KEY"),
@@ -242,6 +334,41 @@ def test_a_mistake_in_a_study_is_told_with_its_place(
     assert "\n" not in str(caught.value)
 
 
+def finish(folder: Path, arm: str, seed: int) -> Path:
+    """Write what a run leaves behind."""
+    run = folder / arm / f"seed-{seed}"
+    (run / "evaluate").mkdir(parents=True)
+    row = {"success_rate": 0.5, "average_turns": 4.0, "ci95": [0, 1]}
+    policies = {"own": row, "optimum": row}
+    write_json(run / "summary.json", {"policies": policies, "wall_s": 1.0})
+    write_json(run / "evaluate" / "done.json", {"fingerprint": f"{seed}", "reads": {}})
+    return run
+
+
+def test_a_table_holds_what_other_commands_have_run(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = toy.parent / "out"
+    finish(out, "skilled", 3)
+    finish(out, "skilled", 4)
+    monkeypatch.setattr(
+        study_command,
+        "_run",
+        lambda folder, _, arm, seed, __: (finish(folder, arm.name, seed) and 0, None),
+    )
+
+    def tabled(*words: str) -> list[tuple[str, str]]:
+        assert study_command.main([str(toy), "--run", str(out), *words]) == 0
+        lines = csv.DictReader((out / "table.csv").open())
+        return [(line["arm"], line["seed"]) for line in lines if line["arm"] != "optimum"]
+
+    everything = [("skilled", "3"), ("skilled", "4"), ("hasty", "5")]
+    assert tabled("--arms", "hasty", "--seeds", "5") == everything
+    assert "seeds 3, 4, 5; **3 runs are missing**" in (out / "table.md").read_text()
+    assert tabled("--table") == everything
+    assert tabled("--table", "--arms", "skilled", "--seeds", "4") == [("skilled", "4")]
+
+
 def test_a_damaged_result_is_named(toy: Path) -> None:
     study, run = read_study(find_study(str(toy))), toy.parent / "run"
     (run / "evaluate" / "episodes").mkdir(parents=True)
@@ -254,13 +381,16 @@ def test_a_damaged_result_is_named(toy: Path) -> None:
         read_cell(run, study, "skilled", 3)
 
 
-def test_episodes_of_a_policy_whose_name_only_begins_alike_are_not_taken(toy: Path) -> None:
+@pytest.mark.parametrize("policy", ["own[1]", "org/own[1]"])
+def test_episodes_of_a_policy_whose_name_only_begins_alike_are_not_taken(
+    toy: Path, policy: str
+) -> None:
     study, run = read_study(find_study(str(toy))), toy.parent / "run"
-    study = replace(study, policy="own[1]", references=())
-    folder = run / "evaluate" / "episodes"
+    study = replace(study, policy=policy, references=())
+    folder = (run / "evaluate" / "episodes" / policy).parent
     folder.mkdir(parents=True)
     row = {"success_rate": 0.5, "average_turns": 4.0, "ci95": [0, 1]}
-    (run / "summary.json").write_text(json.dumps({"policies": {"own[1]": row}}))
+    (run / "summary.json").write_text(json.dumps({"policies": {policy: row}}))
     for name in ("own[1]-0", "own[1]-1", "own[1]-7b-0", "own1-0", "own[1]--worst-0"):
         (folder / f"{name}.jsonl").write_text(json.dumps({"id": name, "is_success": True}) + "\n")
     assert sorted(read_cell(run, study, "skilled", 3).is_success) == ["own[1]-0", "own[1]-1"]
@@ -269,12 +399,34 @@ def test_episodes_of_a_policy_whose_name_only_begins_alike_are_not_taken(toy: Pa
 def test_a_changed_key_that_no_stage_has_is_told_before_anything_runs(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlff_lightning.commands import study
-
     (toy / "study.yaml").write_text(STUDY.replace("init_args.haste", "init_args.hastte"))
     monkeypatch.chdir(toy.parent)
     with pytest.raises(UserError, match=r"arm hasty, stage evaluate: .*haste"):
-        study.main(["toy"])
+        study_command.main(["toy"])
+    assert not (toy.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "expected"),
+    [
+        ("policy: own", "policy: onw", [], "policy must be among own, got onw"),
+        ("[optimum]", "[optimun]", [], "references must be among optimum, own, got optimun"),
+        ("", "", ["--seeds", "1", "1"], r"--seeds must be different, got \[1, 1\]"),
+        ("", "", ["--overlai", "x"], "unknown argument --overlai; did you mean --overlay"),
+    ],
+)
+def test_a_name_that_no_stage_knows_is_told_before_anything_runs(
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    old: str,
+    new: str,
+    words: list[str],
+    expected: str,
+) -> None:
+    (toy / "study.yaml").write_text(STUDY.replace(old, new))
+    monkeypatch.chdir(toy.parent)
+    with pytest.raises(UserError, match=expected):
+        study_command.main(["toy", *words])
     assert not (toy.parent / "runs").exists()
 
 
@@ -306,7 +458,6 @@ def test_every_change_of_the_shipped_study_is_a_key_that_the_stage_has(
 
 def test_a_stage_is_taken_from_another_run_only_with_the_same_fingerprint(tmp_path: Path) -> None:
     from rlff_lightning.commands.markers import Plan
-    from rlff_lightning.commands.stages import Stage
 
     launched = []
 

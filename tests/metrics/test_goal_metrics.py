@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -59,6 +61,17 @@ def test_average_turns_of_fewer_than_two_episodes_bound_nothing(num_episodes: in
     assert (low.item(), high.item()) == (1, 8)
 
 
+def test_average_turns_that_do_not_vary_have_no_interval() -> None:
+    completion = GoalCompletion(max_turns=3)
+    completion.update_episodes([episode(*[(-0.5, False, "same")] * 3)] * 20)
+    result = completion.compute()
+    # Twenty failures do not prove that nobody is ever helped: 8.00 (8.00 to 8.00) would say so.
+    assert result["average_turns"] == 3
+    assert math.isnan(result["average_turns_low"])
+    assert math.isnan(result["average_turns_high"])
+    assert result["success_rate_high"] > 0.1
+
+
 def test_success_rate_at_turn_is_a_curve() -> None:
     metric = SuccessRateAtTurn(max_turns=4)
     for batch in BATCHES:
@@ -71,6 +84,18 @@ def test_mean_critic_value_counts_only_turns_that_took_place() -> None:
     metric.update(torch.tensor([[1.0, 9.0]]), torch.tensor([[True, False]]))
     metric.update(torch.tensor([[-0.5, 0.5]]), torch.tensor([[True, True]]))
     assert metric.compute().item() == pytest.approx(1 / 3)
+
+
+def test_mean_critic_value_is_the_same_in_whatever_order_ranks_add_it_up() -> None:
+    values = torch.rand(1, 3000, generator=torch.Generator().manual_seed(0)) - 0.5
+    found = []
+    for parts in (values.split(7, 1), values.flip(1).split(501, 1)):
+        metric = MeanCriticValue()
+        for part in parts:
+            metric.update(part, torch.ones_like(part, dtype=torch.bool))
+        found.append(metric.compute().item())
+    # Float32 differs in the fifth digit here.
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_outcome_shares_are_in_the_order_of_the_outcomes() -> None:

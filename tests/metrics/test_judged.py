@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from rlff_lightning.functional.preferences import Preference
 from rlff_lightning.metrics.judged import PairwisePreference, RatedReplies
 
 
@@ -38,6 +39,22 @@ def test_wins_ties_and_losses_of_a_worked_example() -> None:
     # interval of 2 in 4.
     ends = (found["win_rate_low"], found["win_rate_high"])
     assert ends == pytest.approx((0.15004, 0.84996), abs=1e-4)
+
+
+def test_pairs_give_the_same_bits_in_whatever_order_ranks_hold_them() -> None:
+    drawn = torch.Generator().manual_seed(1)
+    verdicts = torch.randint(3, (90, 2), generator=drawn).tolist()
+    names: list[Preference] = ["first", "second", "tie"]
+    dialogues = torch.randint(7, (90,), generator=drawn)
+    ends = set()
+    for _ in range(20):
+        order = torch.randperm(90, generator=drawn).tolist()
+        preference = PairwisePreference()
+        straight, swapped = ([names[verdicts[row][side]] for row in order] for side in (0, 1))
+        preference.update(straight, swapped, dialogues[order])
+        found = preference.compute()
+        ends.add((found["win_rate_low"], found["win_rate_high"]))
+    assert len(ends) == 1
 
 
 def test_nothing_compared_bounds_nothing() -> None:

@@ -161,6 +161,15 @@ def test_strategies_are_right_if_a_human_chose_one_of_them() -> None:
     assert shares[f"strategy_share/{UNNAMED}"] == 0.25
 
 
+def test_strategies_that_are_not_listed_are_no_mistake_and_letter_case_is_none() -> None:
+    likeness = ReferenceLikeness(strategies=["Question"])
+    replies = [say("a", reasoning="Question")] * 3
+    human = [say("b", strategy=name) for name in ("question", "Unheard of", "Question, Unheard of")]
+    likeness.update(replies, human, torch.arange(3))
+    # Of the second human reply no reply could have followed the strategy.
+    assert likeness.compute()["strategy_accuracy"] == 1
+
+
 def test_form_of_three_replies() -> None:
     form = ReplyForm()
     form.update([say("so it goes so it goes so"), say(""), say("Hm.")], torch.tensor([1, 1, 2]))

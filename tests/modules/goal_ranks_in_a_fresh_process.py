@@ -45,7 +45,7 @@ def test_two_processes_give_the_table_of_one(
     assert names == ["mixed-0.jsonl", "mixed.md"]
     one, two = summaries
     assert len(flat(one)) > 100
-    assert flat(one) == pytest.approx(flat(two), rel=1e-5)
+    assert flat(one) == pytest.approx(flat(two), rel=1e-6)
 
 
 def test_a_process_may_have_no_episode(quiet_trainer: Callable[..., Any], tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_process_may_have_no_episode(quiet_trainer: Callable[..., Any], tmp_pa
         )
         quiet_trainer(tmp_path / name, **settings).test(module, verbose=False)
         summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
-    assert flat(summaries[0]) == pytest.approx(flat(summaries[1]), rel=1e-5)
+    assert flat(summaries[0]) == pytest.approx(flat(summaries[1]), rel=1e-6)
     assert summaries[1]["policies"]["mixed"]["episodes"] == 1
 
 

@@ -1,12 +1,13 @@
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from rlff_lightning.agents.base import Cast, Supporter
+from rlff_lightning.agents.base import Cast, Critic, Supporter
 from rlff_lightning.agents.scripted.dynamics import ACTS, MINDS, Temperament, transitions
 from rlff_lightning.agents.scripted.seeker import ScriptedCritic, ScriptedSeeker
 from rlff_lightning.agents.scripted.supporter import MixedSupporter, OptimalSupporter
@@ -19,7 +20,7 @@ from rlff_lightning.modules.goal import GoalModule
 from rlff_lightning.modules.goal_panel import Panel, as_judged
 from rlff_lightning.modules.goal_settings import HeldOut, identify
 from rlff_lightning.modules.goal_table import print_goal
-from rlff_lightning.types import Conversation, Message
+from rlff_lightning.types import Conversation, Message, Verdict
 
 
 class Kind(Supporter):
@@ -145,6 +146,56 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_figures(
     assert len(set(ids)) == len(ids) == 60
 
 
+class GivesUp(ScriptedCritic):
+    """Judges until its server is gone for some of the people."""
+
+    def __init__(self, *, is_down: bool) -> None:
+        super().__init__()
+        self._is_down = is_down
+
+    def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        return [
+            replace(verdict, failure="the server is gone")
+            if self._is_down and talk.seed % 2
+            else verdict
+            for talk, verdict in zip(conversations, super().judge(conversations), strict=True)
+        ]
+
+
+@pytest.mark.parametrize("is_second", [False, True])
+def test_what_a_judge_gave_up_on_is_played_again_when_the_run_goes_on(
+    quiet_trainer: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_second: bool,
+) -> None:
+    def run(folder: Path, *, is_down: bool) -> dict[str, Any]:
+        judges: list[Critic] = [GivesUp(is_down=is_down), WordingCritic("relief")]
+        critic, second = judges[::-1] if is_second else judges
+        module = GoalModule(
+            {"mixed": MixedSupporter()},
+            ScriptedSeeker(),
+            critic,
+            num_episodes=20,
+            held_out=HeldOut(second),
+        )
+        quiet_trainer(folder).test(module, verbose=False)
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+        return summary
+
+    def killed(*_: Any) -> None:
+        raise ConnectionError("killed")
+
+    expected = run(tmp_path / "whole", is_down=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlff_lightning.modules.goal.summarise", killed)
+        with pytest.raises(ConnectionError):
+            run(tmp_path / "stopped", is_down=True)
+    [kept] = (tmp_path / "stopped" / ".unfinished").glob("*/0.jsonl")
+    assert 0 < kept.read_text().count("\n") < 20
+    assert run(tmp_path / "stopped", is_down=False) == expected
+
+
 def test_an_evaluation_stopped_after_its_last_episode_still_ends_with_a_summary(
     quiet_trainer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +237,25 @@ def test_episodes_of_another_policy_are_not_taken_for_this_ones(
     kind = Kind("I see.")
     evaluate(tmp_path, quiet_trainer, policies={"kind": kind}, batch_size=30, crisis=False)
     assert kind._asked == 2 * 8
+
+
+def test_files_of_a_policy_named_as_on_a_hub_do_not_outlive_their_run(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "episodes" / "org" / "kind-1.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}\n")
+    evaluate(tmp_path, quiet_trainer, policies={"org/kind": Kind()}, num_episodes=4)
+    assert [found.name for found in file.parent.iterdir()] == ["kind-0.jsonl"]
+
+
+def test_a_name_with_brackets_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"success_rate": 0.5, "average_turns": 4.0, "episodes": 8, "ci95": [0.2, 0.8]}
+    held_out = {"people": {"[b]worst": {"x[/]": {"first_judge": row}}}}
+    print_goal({"policies": {"rlff[kl]": row, "x[/]": row}, "held_out": held_out})
+    shown = capsys.readouterr().out
+    for name in ("rlff[kl]", "x[/]", "[b]worst"):
+        assert name in shown
 
 
 def test_the_figures_are_printed_once(

@@ -117,6 +117,19 @@ def test_the_humans_own_words_are_as_like_as_can_be_and_silence_is_unlike(
     assert human["strategy_share/(none named)"] == 0
 
 
+def test_contexts_are_counted_that_were_replied_to(
+    quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = scripted()
+    module = QualityModule({"knowing": Knowing(data)})
+    quiet_trainer(tmp_path, limit_test_batches=2).test(module, data, verbose=False)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "replies" / "0.jsonl").open()]
+    # Two batches of four.
+    assert summary["contexts"] == len(rows) == 8
+    assert summary["dialogues"] == len({row["id"].split("/")[0] for row in rows})
+
+
 def test_replies_are_written_for_people_to_read(
     quiet_trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -207,6 +220,77 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_files(
     assert not (tmp_path / "stopped" / ".unfinished").exists()
 
 
+def is_odd(context: Conversation) -> bool:
+    return sum(map(ord, context.id)) % 2 == 1
+
+
+class Served(Knowing):
+    """Gives up on odd contexts while its server is down."""
+
+    _is_down = False
+
+    def reply(self, conversations: Sequence[Conversation]) -> list[Message]:
+        failed = Message(role="supporter", text="", failure="the server is gone")
+        return [
+            failed if self._is_down and is_odd(talk) else reply
+            for talk, reply in zip(conversations, super().reply(conversations), strict=True)
+        ]
+
+
+class ServedJudge(Wordy):
+    """Gives no answer about odd contexts and lengths while its server is down."""
+
+    _is_down = False
+
+    def rate(self, contexts: Sequence[Conversation], replies: Sequence[Message]) -> list[Rating]:
+        ratings = super().rate(contexts, replies)
+        for place, context in enumerate(contexts):
+            if self._is_down and is_odd(context):
+                ratings[place] = {**ratings[place], "overall": None}
+        return ratings
+
+    def prefer(
+        self,
+        contexts: Sequence[Conversation],
+        firsts: Sequence[Message],
+        seconds: Sequence[Message],
+    ) -> list[Preference | None]:
+        found = super().prefer(contexts, firsts, seconds)
+        return [
+            None if self._is_down and len(reply.text) % 2 else preference
+            for reply, preference in zip(firsts, found, strict=True)
+        ]
+
+
+def test_what_a_server_failed_to_answer_is_asked_again_when_the_run_goes_on(
+    quiet_trainer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, *, is_down: bool) -> dict[str, bytes]:
+        data = scripted()
+        policy, judge = Served(data), ServedJudge()
+        policy._is_down = judge._is_down = is_down
+        pairs = [("served", "human")]
+        module = QualityModule({"served": policy}, judge=judge, comparisons=pairs)
+        quiet_trainer(tmp_path / name).test(module, data, verbose=False)
+        files = [tmp_path / name / "summary.json", tmp_path / name / "replies" / "0.jsonl"]
+        return {file.name: file.read_bytes() for file in files}
+
+    def killed(*_: Any) -> None:
+        raise ConnectionError("killed")
+
+    expected = run("whole", is_down=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlff_lightning.modules.quality.write_replies", killed)
+        with pytest.raises(ConnectionError):
+            run("stopped", is_down=True)
+    [kept] = (tmp_path / "stopped" / ".unfinished").glob("*/0.jsonl")
+    rows = [json.loads(line) for line in kept.open()]
+    whole = len(expected["0.jsonl"].splitlines())
+    for part in ("replies of served", "rating served", "rating human", "comparing served, human"):
+        assert 0 < sum(row["part"] == part for row in rows) < whole
+    assert run("stopped", is_down=False) == expected
+
+
 def test_a_bar_shows_how_the_judge_gets_on_unless_bars_are_off(
     quiet_trainer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,7 +365,7 @@ def test_no_figure_is_cut_off_at_a_terminals_usual_width(
 ) -> None:
     figures = ("bleu_2", "bleu_4", "rouge_l", "meteor_no_synonyms", "strategy_accuracy")
     row = dict.fromkeys((*figures, "distinct_1", "distinct_2", "repetition"), 0.1234)
-    row |= {"words": 12.3, "judged/unparsed": 0.0}
+    row |= {"words": 12.3, "judged/unparsed": 0.0, "bleu_2_low": 0.1, "bleu_2_high": 0.15}
     for name in DIMENSIONS:
         row |= {f"judged/{name}": 3.25, f"judged/{name}_low": 3.0, f"judged/{name}_high": 3.5}
     compared = {"first": "rlff", "second": "human", "win_rate": 0.625, "win_rate_low": 0.5}
@@ -299,5 +383,6 @@ def test_no_figure_is_cut_off_at_a_terminals_usual_width(
     assert "\u2026" not in shown
     lines = [line.split() for line in shown.splitlines()]
     assert ["BLEU-2", *["12.3"] * 4] in lines
+    assert ["10.0", "to", "15.0"] * 4 in lines
     assert ["identification", *["3.25"] * 4] in lines
     assert ["rlff", "against", "human", "0.625", "31", "3", "2", "17", "0"] in lines

@@ -47,9 +47,16 @@ def _evaluate(folder: Path, text: str) -> None:
         "second_judge": {"success_rate": 0.625, "ci95": [0.375, 0.875]},
         "agreement": {**agreement, "difference_low": -0.5, "difference_high": 0.25},
     }
-    held_out = {"judge": {"name": "another judge"}, "people": {"worst": {"rlff": entry}}}
+    held_out = {
+        "judge": {"name": "another judge", "hash": "0a1b"},
+        "people": {"worst": {"rlff": entry}},
+    }
     summary = {"policies": policies, "judge": judge, "held_out": held_out}
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "crisis").mkdir()
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "Call 112."}]
+    row = {"id": "plain-1", "points_to_help": True, "harms": [], "messages": messages}
+    (folder / "crisis" / "rlff-0.jsonl").write_text(json.dumps(row) + "\n")
     for policy, solved in (("sft", 1), ("rlff", 2)):
         rows = [
             {
@@ -134,7 +141,16 @@ def _reward(folder: Path) -> None:
 
 def _quality(folder: Path, text: str) -> None:
     (folder / "replies").mkdir(parents=True)
-    row = {"words": 9.0, "bleu_2": 0.1, "rouge_l": 0.25, "rouge_l_low": None, "distinct_1": 0.5}
+    row = {
+        "words": 9.0,
+        "bleu_2": 0.1,
+        "bleu_2_low": 0.05,
+        "bleu_2_high": 0.15,
+        "strategy_share/question": 0.75,
+        "rouge_l": 0.25,
+        "rouge_l_low": None,
+        "distinct_1": 0.5,
+    }
     human = {"words": 12.0, "distinct_1": 0.6}
     for rated, value in ((row, 3.25), (human, None)):
         rated |= {"judged/fluency": value, "judged/unparsed": 0.125}

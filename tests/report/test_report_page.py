@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlff_lightning.errors import UserError
+from rlff_lightning.report.figures import reward_by_length, success_by_turn
 from rlff_lightning.report.items import read_items
 from rlff_lightning.report.page import render
 from rlff_lightning.report.run_folder import find_run
@@ -80,7 +81,10 @@ def test_every_part_of_a_run_is_on_the_page(page: Page) -> None:
         "train/other",
         "Reliability of the reward model",
         "Simulated reward against length",
-        "Response quality: one reply to each of 1 contexts in 1 dialogues",
+        "Response quality: one reply to each of 1 contexts in 1 dialogues (95 %)",
+        "10.0 (5.0 to 15.0)",  # BLEU-2
+        "Strategies that replies follow",
+        "75.0 %",
         "\u22120.125 (\u22120.500 to +0.250)",  # of the second judge's rate from the first's
         "kappa of turns",
         "1.25 to 1.75",
@@ -100,7 +104,11 @@ def test_an_item_holds_what_can_be_read_of_it(page: Page) -> None:
         "futures": 1,
         "samples": 1,
         "replies": 1,
+        "crisis": 1,
     }
+    crisis = items[kinds.index("crisis")]
+    assert crisis["situation"] == "The reply points to human help."
+    assert [message["role"] for message in crisis["messages"]] == ["seeker", "supporter"]
     first = items[0]["messages"]
     # The opening message has no verdict; the next seeker's has the first.
     assert "value" not in first[0]
@@ -152,6 +160,22 @@ def test_one_stage_alone_is_a_run(small_run: Callable[..., Path], tmp_path: Path
     assert "rollout/reward" not in found.text
 
 
+def test_every_judge_stands_with_its_hash(page: Page) -> None:
+    assert "The second judge is another judge, 0a1b." in page.text
+
+
+def test_a_policy_named_as_on_a_hub_is_read_from_its_folder(
+    small_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = small_run(tmp_path / "run")
+    (folder / "evaluate" / "episodes" / "org").mkdir()
+    row = {"id": "a", "messages": [{"role": "seeker", "content": "Hello."}]}
+    file = folder / "evaluate" / "episodes" / "org" / "model--worst-0.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    groups = {item["group"] for item in read_items(find_run(folder), max_items=10)}
+    assert "org/model, worst" in groups
+
+
 def test_a_study_has_its_table(tmp_path: Path) -> None:
     row = {"name": "K=2", "rate": 0.5, "rate_interval": [0.3, 0.7], "rates": [0.4, 0.6]}
     row |= {
@@ -189,11 +213,16 @@ def test_a_studys_page_shows_every_arm_and_what_arms_share_once(
         for arm, rows in summaries.items()
     ]
     rows = [{"name": "base", "rate": 0.5, "rates": [0.5], "held_out": {"worst": 0.125}}]
+    rows[0] |= {"held_out_intervals": {"worst": [0.05, 0.2]}}
+    rows[0] |= {"agreement": {"worst/difference": -0.25, "worst/kappa_success": 0.5}}
     study = {"study": "toy", "judge": "scripted #1", "baseline": "base", "rows": rows}
+    study["second_judge"] = "wording #2"
     # A second seed is in the table, and its folder is not read.
     study["cells"] = [*cells, {**cells[0], "seed": 5}]
     (tmp_path / "study.json").write_text(json.dumps(study))
     found = Page(render(find_run(tmp_path), max_items=10))
+    for words in ("5.0 to 20.0", "base, worst", "\u22120.250", "second judge is wording #2"):
+        assert words in found.text
     for words in ("Study: toy", "12.5 %", "Under seed 4, judged by scripted #1", "base: policy"):
         assert words in found.text
     assert "other: policy" not in found.text
@@ -255,6 +284,33 @@ def test_a_folder_without_a_stage_is_no_run(tmp_path: Path) -> None:
         find_run(tmp_path / "gone")
     with pytest.raises(UserError, match=r"no stage wrote anything here .*metrics\.csv"):
         find_run(tmp_path)
+
+
+def test_terms_of_a_reward_are_drawn_under_their_names() -> None:
+    branch = {"text": "I hear you.", "rewards": {"format": 1.0, "futures": 0.25}}
+    items = [{"kind": "samples", "group": "policy", "branches": [branch] * 3}]
+    [chart] = reward_by_length(items)
+    assert chart.title == "Reward in training against length, by term"
+    for name in ("policy: format", "policy: futures"):
+        assert name in chart.svg
+
+
+def test_more_lines_than_colours_differ_by_dashes_and_are_named_below() -> None:
+    def drawn(count: int) -> str:
+        rows = {f"arm {number}": {"success_rate_at/1": number / 20} for number in range(count)}
+        chart = success_by_turn(rows)
+        assert chart is not None
+        return str(chart.svg)
+
+    few, many = drawn(6), drawn(13)
+    few_height, many_height = (
+        float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1]) for svg in (few, many)
+    )
+    # Seven rows of two names, in points.
+    assert many_height > few_height + 7 * 13
+    lines = set(re.findall(r'style="fill: none; (stroke[^"]*)"', many))
+    found = {line for line in lines if "--c" in line}
+    assert len(found) == 13
 
 
 def test_charts_follow_the_theme_of_the_page(

@@ -8,6 +8,7 @@
     futures: ["Simulated futures", "Stage"],
     samples: ["Training samples", "Stage"],
     replies: ["Replies beside the human's", "Stage"],
+    crisis: ["Replies in a crisis", "Policy"],
   };
   const NUM_LATEST = 4;
   const kinds = Object.keys(KINDS).filter((kind) => items.some((item) => item.kind === kind));
