@@ -2,14 +2,17 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rlff_lightning.commands.study_cell import Cell
 
 
 def csv_text(cells: Sequence[Cell]) -> str:
     """Write every run's figures with their judges; references, which arms share, once per seed."""
-    rows = [(cell.arm, cell, cell.figures, cell.wall_s) for cell in cells]
+    rows: list[tuple[str, Cell, Mapping[str, Any], float | None]] = [
+        (cell.arm, cell, cell.figures, cell.wall_s) for cell in cells
+    ]
     first = {cell.seed: cell for cell in reversed(cells)}
     rows += [
         (name, first[seed], first[seed].references[name], None)

@@ -95,9 +95,9 @@ def _row(name: str, figures: Sequence[Mapping[str, Any]]) -> Row:
 
 def _by_key(figures: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, list[float]]:
     keys = dict.fromkeys(key for row in figures for key in row if key.startswith(prefix))
-    values = {key.removeprefix(prefix): [row.get(key) for row in figures] for key in keys}
     # A mean over some of the seeds would not be the other columns' mean.
-    return {key: found for key, found in values.items() if None not in found}
+    whole = [key for key in keys if all(row.get(key) is not None for row in figures)]
+    return {key.removeprefix(prefix): [float(row[key]) for row in figures] for key in whole}
 
 
 def _compared(row: Row, own: Mapping[int, Cell], baseline: Mapping[int, Cell]) -> Row:
@@ -147,7 +147,10 @@ def _interval(values: Sequence[float]) -> tuple[float, float] | None:
     from rlff_lightning.functional.intervals import mean_interval
 
     # Student's t would call the mean of equal values exact.
-    return tuple(mean_interval(values)) if len(set(_without_rounding(values))) > 1 else None
+    if len(set(_without_rounding(values))) < 2:
+        return None
+    low, high = mean_interval(values)
+    return low, high
 
 
 def _without_rounding(values: Sequence[float]) -> list[float]:

@@ -45,7 +45,7 @@ def success_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
     def paint(axes: Axes) -> None:
         for number, (name, curve) in enumerate(curves.items()):
             turns = range(1, len(curve) + 1)
-            line = {"color": colour(number), "linestyle": dashes(number)}
+            line = _line(number)
             axes.step(turns, curve, where="post", label=name, **line)
             axes.plot(turns, curve, ".", color=colour(number), markersize=5)
         axes.set(xlabel="supporter turns", ylim=(-0.03, 1.03))
@@ -66,7 +66,7 @@ def value_by_turn(policies: Mapping[str, Mapping[str, Any]]) -> Chart | None:
     def paint(axes: Axes) -> None:
         for number, (name, curve) in enumerate(curves.items()):
             turns = range(1, len(curve) + 1)
-            line = {"color": colour(number), "linestyle": dashes(number)}
+            line = _line(number)
             axes.plot(turns, curve, marker=".", markersize=5, label=name, **line)
         axes.set(xlabel="supporter turns", ylim=(-1.05, 1.05))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -182,7 +182,7 @@ def _scatter(
             counts, rewards = zip(*shown, strict=True)
             axes.scatter(counts, rewards, s=7, color=colour(number), alpha=0.35, linewidths=0)
             means = _means(points)
-            line = {"color": colour(number), "linestyle": dashes(number)}
+            line = _line(number)
             axes.plot(*zip(*means, strict=True), label=group, **line)
         axes.set(xlabel="words of the reply", ylabel="reward")
 
@@ -201,6 +201,10 @@ def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     enough = max(3, len(points) // 100)
     means = [(length, sum(r) / len(r)) for length, r in near.items() if len(r) >= enough]
     return means or [(lengths[0], sum(r for _, r in points) / len(points))]
+
+
+def _line(number: int) -> dict[str, Any]:
+    return {"color": colour(number), "linestyle": dashes(number)}
 
 
 def _slug(text: str) -> str:
