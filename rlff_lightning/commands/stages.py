@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def read_stages(folder: Path) -> list[Stage]:
     return stages
 
 
-def read_arguments(folder: Path, stages: list[Stage]) -> list[Argument]:
+def read_arguments(folder: Path, stages: Sequence[Stage]) -> list[Argument]:
     """Read the arguments that `pipeline.yaml` declares; without the file there are none.
 
     Raises:
@@ -106,7 +107,7 @@ def read_arguments(folder: Path, stages: list[Stage]) -> list[Argument]:
     return [_argument(file, name, fields, stages) for name, fields in declared.items()]
 
 
-def _argument(file: Path, name: str, fields: Any, stages: list[Stage]) -> Argument:
+def _argument(file: Path, name: str, fields: Any, stages: Sequence[Stage]) -> Argument:
     _check_keys(file, f"arguments.{name}", fields, {"help", "sets", "also", "default", "is_path"})
     also = fields.get("also") or {}
     _check_keys(file, f"arguments.{name}.also", also, None)
@@ -125,7 +126,9 @@ def _argument(file: Path, name: str, fields: Any, stages: list[Stage]) -> Argume
     )
 
 
-def _target(file: Path, name: str, field: str, target: str, stages: list[Stage]) -> tuple[str, str]:
+def _target(
+    file: Path, name: str, field: str, target: str, stages: Sequence[Stage]
+) -> tuple[str, str]:
     names = [stage.name for stage in stages]
     stage, _, key = target.partition(".")
     if stage not in names or not key:
