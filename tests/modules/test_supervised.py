@@ -110,6 +110,8 @@ def test_no_checkpoint_is_written_within_an_accumulation_window(
     assert saves(4, every_n_train_steps=1) == [8]
     with pytest.raises(UserError, match="train_time_interval must be left out where"):
         saves(5, train_time_interval=timedelta(minutes=1))
+    with pytest.raises(UserError, match="save_last must be true or false, got 'link'"):
+        saves(5, save_last="link")
 
 
 def test_a_run_resumed_after_its_last_step_still_saves_its_model(
