@@ -10,7 +10,7 @@ import httpx
 import openai
 
 from rlff_lightning.engines.server_faults import FAILURES, TransientError, explained
-from rlff_lightning.engines.vllm_transfer import check_version, ending_calls
+from rlff_lightning.engines.vllm_transfer import TRIED_WITH, check_version, ending_calls
 from rlff_lightning.errors import UserError
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class PoolServer:
 
         Raises:
             UserError: If it does not serve ``model``, or gives log-probabilities before
-                temperature.
+                temperature, or none of chosen tokens.
             openai.OpenAIError: If it does not answer.
         """
         if self.max_model_len:
@@ -255,7 +255,11 @@ class PoolServer:
         return cards
 
     async def _log_odds(self, model: str, temperature: float) -> float:
-        """Ask how much likelier token 1 is than token 0 at a temperature, in nats."""
+        """Ask how much likelier token 1 is than token 0 at a temperature, in nats.
+
+        Raises:
+            UserError: If the answer does not tell.
+        """
         answer = await self._client.completions.create(
             model=model,
             prompt=[1, 2, 3],
@@ -264,8 +268,14 @@ class PoolServer:
             logprobs=2,
             extra_body={"logprob_token_ids": [0, 1], "return_tokens_as_token_ids": True},
         )
-        [found] = answer.choices[0].logprobs.top_logprobs  # type: ignore[union-attr,misc]
-        return float(found["token_id:1"] - found["token_id:0"])
+        try:
+            [found] = answer.choices[0].logprobs.top_logprobs  # type: ignore[union-attr,misc]
+            return float(found["token_id:1"] - found["token_id:0"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.url} must give log-probabilities of the tokens that a request names "
+                f"(logprob_token_ids), as vLLM {TRIED_WITH[0]} does; start such a vLLM there"
+            ) from error
 
     async def ask(self, route: str) -> httpx.Response:
         """Get a route beside the API, in the time of a health check."""

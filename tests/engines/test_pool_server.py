@@ -10,6 +10,7 @@ import pytest
 
 from rlff_lightning.engines.pool_server import PoolServer
 from rlff_lightning.engines.pool_session import Job, PoolPatience, PoolSession
+from rlff_lightning.errors import UserError
 
 
 class Forgetful(ThreadingHTTPServer):
@@ -21,6 +22,8 @@ class Forgetful(ThreadingHTTPServer):
         self.served = ["pocket"]
         self.posts: list[tuple[str, str]] = []
         self.lost: list[str] = []
+        self.choices: list[Any] = []
+        """Of every completion."""
         self.is_broken = False
         """Answers nothing but 503."""
         self.is_read_only = False
@@ -34,7 +37,7 @@ class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(
             503 if self.server.is_broken else 200,
-            {"data": [{"id": name} for name in self.server.served]},
+            {"data": [{"id": name} for name in self.server.served], "is_paused": False},
         )
 
     def do_POST(self) -> None:
@@ -46,8 +49,8 @@ class _Answers(BaseHTTPRequestHandler):
             self._answer(503, {"error": {"message": "worker lost"}})
             return
         if route == "completions":
-            answer = {"id": "", "object": "text_completion", "created": 0, "choices": []}
-            self._answer(200, {**answer, "model": name})
+            answer = {"id": "", "object": "text_completion", "created": 0, "model": name}
+            self._answer(200, {**answer, "choices": self.server.choices})
             return
         is_known = name in self.server.served
         if is_known is (route == "load_lora_adapter"):
@@ -131,6 +134,34 @@ def test_a_server_that_was_away_at_the_proof_serves_only_after_the_next_one(
         later = [server.posts.count(("completions", version)) for server in forgetful]
         new = [after - before for before, after in zip(asked, later, strict=True)]
         assert new == [8, 0] if is_away else min(new) > 0
+    session.close(lambda server: server.drop_adapters())
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [],
+        [{"index": 0, "text": "", "finish_reason": "length", "logprobs": None}],
+        [
+            {
+                "index": 0,
+                "text": "",
+                "finish_reason": "length",
+                # Of the likeliest tokens alone, as older servers answer.
+                "logprobs": {"top_logprobs": [{"token_id:7": -0.1, "token_id:9": -3.0}]},
+            }
+        ],
+    ],
+    ids=["no choice", "no log-probabilities", "of other tokens"],
+)
+def test_a_server_that_gives_no_log_probabilities_of_named_tokens_is_named_in_one_line(
+    forgetful: list[Forgetful], choices: list[Any]
+) -> None:
+    session = session_of(forgetful[0])
+    forgetful[0].choices = choices
+    session.servers[0].max_model_len = 0
+    with pytest.raises(UserError, match=r"127.0.0.1:\d+/v1 must give .* \(logprob_token_ids\), as"):
+        session.refresh()
     session.close(lambda server: server.drop_adapters())
 
 
