@@ -290,6 +290,31 @@ def test_the_card_tells_base_method_data_and_success_with_its_judge(
     assert str(run) not in card
 
 
+def test_the_card_of_stages_that_were_run_one_by_one_tells_the_same(
+    run: Path, tmp_path: Path
+) -> None:
+    main([str(run), "--output", str(tmp_path / "out")])
+    by_stage = tmp_path / "by_stage"
+    for name in ("policy", "evaluate"):
+        shutil.copytree(run / name, by_stage / name)
+    (by_stage / "warm_start").symlink_to(run / "warm_start")
+    # What the evaluation writes itself; another stage's summary has no policies.
+    (by_stage / "evaluate" / "summary.json").write_text(json.dumps(SUMMARY))
+    (by_stage / "policy" / "summary.json").write_text("{}")
+    main([str(by_stage), "--output", str(tmp_path / "later")])
+    expected, found = ((tmp_path / o / "README.md").read_text() for o in ("out", "later"))
+    assert "| **rlff** (this model) | 0.500 |" in found
+    assert found == expected
+    # Of another training that only lies beside it nothing is told.
+    (by_stage / "evaluate" / "config.yaml").write_text(
+        "data: {init_args: {paths: [ESConv.json]}}\nmodel: {init_args: {policies: {a: b/c}}}\n"
+    )
+    main([str(by_stage), "--output", str(tmp_path / "alone")])
+    card = (tmp_path / "alone" / "README.md").read_text()
+    assert "ESConv.json" not in card
+    assert "success rate |" not in card
+
+
 @pytest.mark.parametrize("is_merged", [False, True])
 def test_an_exported_reward_model_scores_as_before(
     pocket_folder: Path, tmp_path: Path, is_merged: bool
