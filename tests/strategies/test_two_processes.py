@@ -93,6 +93,17 @@ def test_a_checkpoint_is_gone_on_with_under_another_strategy_and_number_of_proce
     assert_close(weights(made / run), weights(made / same_as))
 
 
+def test_a_policy_goes_on_within_an_iteration_by_another_number_of_processes(made: Path) -> None:
+    run = made / "one" / "from_two"
+    assert len(json.loads((run / "losses.json").read_text())) == 20 - 5
+    last = torch.load(run / "checkpoints" / "step=20.ckpt", weights_only=True)
+    # Two updates are an epoch: one that lost the iteration's second would end in the eleventh.
+    assert (last["global_step"], last["epoch"]) == (20, 9)
+    start = torch.load(made / "one" / "policy-lora" / MIDDLE, weights_only=True)["state_dict"]
+    assert last["state_dict"].keys() == start.keys()
+    assert any(not torch.equal(last["state_dict"][name], start[name]) for name in start)
+
+
 def test_a_checkpoint_of_an_adapter_holds_no_base_weight(made: Path) -> None:
     whole = torch.load(made / "one" / "supervised-lora-clip" / MIDDLE, weights_only=True)
     assert whole["state_dict"]
