@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import httpx
@@ -149,14 +150,20 @@ class PoolServer:
     async def serve_adapter(self, name: str, folder: str) -> None:
         """Load an adapter under a new name; nothing changes where it is loaded already.
 
+        What lies beside it was loaded by an earlier life of the run, and is now known too.
+
         Raises:
             UserError: If the server refuses it.
             openai.OpenAIError: If it does not answer.
         """
         if name not in self.adapters:
             self.adapters.append(name)
+        beside = PurePosixPath(folder).parent
+        served = {card["id"]: card.get("root") or "" for card in await self._models()}
+        left = [one for one, root in served.items() if PurePosixPath(root).parent == beside]
+        self.adapters[:0] = [one for one in left if one not in self.adapters]
         # An answer that was lost is asked for again, and a name is not taken twice.
-        if name in {card["id"] for card in await self._models()}:
+        if name in served:
             return
         body = {"lora_name": name, "lora_path": folder}
         try:

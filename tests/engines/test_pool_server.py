@@ -20,6 +20,7 @@ class Forgetful(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.served = ["pocket"]
+        self.roots: dict[str, str] = {}
         self.posts: list[tuple[str, str]] = []
         self.lost: list[str] = []
         self.choices: list[Any] = []
@@ -37,7 +38,10 @@ class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(
             503 if self.server.is_broken else 200,
-            {"data": [{"id": name} for name in self.server.served], "is_paused": False},
+            {
+                "data": [{"id": n, "root": self.server.roots.get(n)} for n in self.server.served],
+                "is_paused": False,
+            },
         )
 
     def do_POST(self) -> None:
@@ -53,6 +57,7 @@ class _Answers(BaseHTTPRequestHandler):
             self._answer(200, {**answer, "choices": self.server.choices})
             return
         is_known = name in self.server.served
+        self.server.roots[name] = body.get("lora_path", "")
         if is_known is (route == "load_lora_adapter"):
             # vLLM's words for a name that is taken, or unknown.
             self._answer(400 if is_known else 404, {"error": {"message": "already been loaded"}})
@@ -98,6 +103,24 @@ def session_of(*targets: Forgetful) -> PoolSession:
 
     patience = PoolPatience(max_attempts=2, health_interval_s=0.1, max_outage_s=120.0)
     return PoolSession(met, model="pocket", patience=patience, offset=0)
+
+
+def test_what_a_killed_trainer_left_loaded_is_dropped_by_its_next_life_alone(
+    forgetful: list[Forgetful],
+) -> None:
+    server, _ = forgetful
+    for life, folder in (("a", "/run"), ("b", "/other"), ("c", "/run")):
+        session = session_of(server)
+        for number in (1, 2):
+            name, path = f"{life}-{number}", f"{folder}/node-0/adapter-{number}"
+            session.on_each(lambda one, n=name, p=path: one.serve_adapter(n, p))  # type: ignore[misc]
+            session.on_each(lambda one, n=name: one.drop_adapters(keep=n))  # type: ignore[misc]
+
+        async def nothing(_: PoolServer) -> None:
+            """Killed: it tidies nothing up."""
+
+        session.close(nothing)
+    assert server.served == ["pocket", "b-2", "c-2"]
 
 
 def serve(session: PoolSession, name: str) -> None:
