@@ -6,13 +6,15 @@ Every case runs in a process of its own: a model with random weights is written,
 trainer loads it, and takes two optimizer steps at the greatest length of its batch. Measured is the
 resident memory at its highest, less what the process held after the imports and a first small
 step. Large tensors are mapped one by one (`MALLOC_MMAP_THRESHOLD_`), so that freed memory is given
-back and the figure is the tensors'.
+back and the figure is the tensors'. Cases of DDP and FSDP2 are two processes on loopback, one
+thread each, and the figure is the first one's.
 """
 
 import argparse
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,8 @@ SHAPES: dict[str, dict[str, int]] = {
     "130M": {"vocab": 32768, "hidden": 768, "inner": 2048, "layers": 12, "heads": 12, "kv": 4},
 }
 """Qwen2 architectures."""
+PROCESSES = 2
+"""Of a case with a strategy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class Case:
     sharing: str = "shared"
     checkpointing: bool = False
     accumulates: bool = False
+    strategy: str = ""
     groups: int = 1
     group_size: int = 8
     prompt: int = 384
@@ -50,6 +55,7 @@ class Case:
         marks += ["padded"] if self.sharing == "padded" else []
         marks += ["checkpointing"] if self.checkpointing else []
         marks += ["accumulates"] if self.accumulates else []
+        marks += [self.strategy] if self.strategy else []
         return "-".join(marks)
 
 
@@ -60,6 +66,8 @@ CASES = [
     Case(shape="pocket", stage="reward", groups=8, group_size=4),
     Case(shape="50M"),
     Case(shape="50M", checkpointing=True, groups=4),
+    Case(shape="50M", strategy="ddp"),
+    Case(shape="50M", strategy="fsdp2"),
     Case(shape="50M", mode="lora", groups=2),
     Case(shape="50M", mode="lora", stage="reward", groups=4, group_size=4),
     Case(shape="130M"),
@@ -126,7 +134,14 @@ def estimate(case: Case) -> dict[str, int]:
         kept="always" if case.accumulates else "none",
     )
     parts = {"weights": static.weights, "adapter": static.adapter, "optimizer": static.optimizer}
-    return parts | followed._asdict()
+    parts |= followed._asdict()
+    if case.strategy == "ddp":
+        parts["buckets"] = static.trained
+    elif case.strategy == "fsdp2":
+        for name in ("weights", "adapter", "optimizer", "gradients"):
+            parts[name] //= PROCESSES
+        parts["gathered"] = static.gathered
+    return parts
 
 
 def measure(case: Case) -> int:
@@ -148,26 +163,37 @@ def measure(case: Case) -> int:
     replies = torch.randint(vocab, (rows, case.reply))
     groups = (prompts, torch.ones_like(prompts).bool(), replies, torch.ones_like(replies).bool())
 
-    def step(model: Any, optimizer: torch.optim.Optimizer) -> None:
-        for _ in range(2 if case.accumulates else 1):
+    class Loss(nn.Module):
+        """Takes the place of Lightning's module, which DDP wraps."""
+
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self) -> torch.Tensor:
             if case.stage == "policy":
-                loss = group_logps(model, *groups, sharing=case.sharing).logps.sum()  # type: ignore[arg-type]
-            elif case.stage == "supervised":
+                return group_logps(self.model, *groups, sharing=case.sharing).logps.sum()  # type: ignore[arg-type]
+            if case.stage == "supervised":
                 ids = torch.cat([prompts, replies], 1)
                 mask = torch.ones_like(ids).bool()
                 counted = mask.clone()
                 counted[:, : case.prompt] = False
-                loss = sequence_logps(model, ids, mask, counted).sum()
-            else:
-                loss = model.forward_groups(*groups, sharing=case.sharing).sum()
-            loss.backward()
-            del loss
+                return sequence_logps(self.model, ids, mask, counted).sum()
+            scores: torch.Tensor = self.model.forward_groups(*groups, sharing=case.sharing)
+            return scores.sum()
+
+    def step(loss: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for _ in range(2 if case.accumulates else 1):
+            loss().backward()
         optimizer.step()
         optimizer.zero_grad()
 
     warm = nn.Linear(64, 64)
     warm(torch.ones(8, 64)).sum().backward()
     torch.optim.AdamW(warm.parameters()).step()
+    if case.strategy:
+        torch.distributed.init_process_group("gloo")
+        torch.distributed.barrier()
     with tempfile.TemporaryDirectory() as folder:
         write_random(case, folder)
         before = resident("VmRSS")
@@ -175,13 +201,30 @@ def measure(case: Case) -> int:
         model: Any = backbone.build_trunk() if case.stage == "reward" else backbone.build()
         if case.stage == "reward":
             model = RewardModel(model, HeadSettings())
-        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        loss = spread(case, Loss(model))
+        trained = [weight for weight in loss.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4, foreach=False)
-        step(model, optimizer)
+        step(loss, optimizer)
         # From here on: loading has its own peak.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        step(model, optimizer)
+        step(loss, optimizer)
         return resident("VmHWM") - before
+
+
+def spread(case: Case, loss: Any) -> Any:
+    """Spread the model over the processes as the case's strategy does."""
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.nn.parallel import DistributedDataParallel
+
+    from rlff_lightning.models.sharding import ShardingByWeight
+
+    if case.strategy == "ddp":
+        return DistributedDataParallel(loss)
+    if case.strategy == "fsdp2":
+        mesh = init_device_mesh("cpu", (PROCESSES,))
+        loss.model = ShardingByWeight(mesh, torch.device("cpu")).model(loss.model)
+    return loss
 
 
 def write_random(case: Case, folder: str) -> None:
@@ -201,6 +244,32 @@ def resident(field: str) -> int:
     return int(re.search(rf"{field}:\s+(\d+) kB", text)[1]) * 1024  # type: ignore[index]
 
 
+def run(case: Case) -> str:
+    """Measure a case in processes of its own; give what the first one printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    size = PROCESSES if case.strategy else 1
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+    settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--child", case.name],
+            env=os.environ | settings | {"RANK": str(rank)},
+            stdout=subprocess.DEVNULL if rank else subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    try:
+        said, _ = ranks[0].communicate(timeout=3600)
+    finally:
+        for rank in ranks[1:]:
+            rank.kill()
+            rank.wait()
+    return said
+
+
 def main() -> int:
     """Run the cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -216,12 +285,9 @@ def main() -> int:
     for name, case in by_name.items():
         if options.only and name not in options.only:
             continue
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-        command = [sys.executable, __file__, "--child", name]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        found = re.search(r"MEASURED (\d+)", done.stdout)
+        found = re.search(r"MEASURED (\d+)", run(case))
         if found is None:
-            raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+            raise RuntimeError(f"{name}: no figure; its own words are above")
         parts = estimate(case)
         total, measured = sum(parts.values()), int(found[1])
         rows.append({"case": name, "measured": measured, "estimated": total, "parts": parts})

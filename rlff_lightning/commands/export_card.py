@@ -110,11 +110,19 @@ def _data(source: Source) -> str:
 def _stages(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
     if source.run is None or source.stage is None:
         return
-    # Without a pipeline's marker the folder above is nobody's run.
-    is_run = any(source.run.glob("*/done.json")) or (source.run / "summary.json").is_file()
-    files = sorted(source.run.glob("*/config.yaml")) if is_run else []
-    for file in files or [source.stage / "config.yaml"]:
-        yield file.parent.name, read_config(file)
+    configs = {f.parent.name: read_config(f) for f in sorted(source.run.glob("*/config.yaml"))}
+    is_marked = any(source.run.glob("*/done.json")) or (source.run / "summary.json").is_file()
+    # Stages that were run one by one leave no marker. If none takes another's files, what lies
+    # beside this one is nobody's run.
+    if is_marked or any(_reads_another(name, configs) for name in configs):
+        yield from configs.items()
+    else:
+        yield source.stage.name, source.config
+
+
+def _reads_another(name: str, configs: Mapping[str, dict[str, Any]]) -> bool:
+    folders = {text.partition("/")[0] for _, text in _leaves(configs[name]) if "/" in text}
+    return bool(folders & (configs.keys() - {name}))
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -129,13 +137,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _results(source: Source) -> str:
-    for folder in (source.run, source.stage):
-        file = folder / "summary.json" if folder else None
-        if file and file.is_file():
-            summary = json.loads(file.read_text(encoding="utf-8"))
-            break
-    else:
-        return ""
+    summary = _summary(source)
     policies = summary.get("policies") or {}
     rows = [
         f"| {_marked(name, source)} | {row['success_rate']:.3f} | {row['ci95'][0]:.3f} to "
@@ -154,6 +156,19 @@ def _results(source: Source) -> str:
         + "\n".join([head, *rows])
         + "\n"
     )
+
+
+def _summary(source: Source) -> dict[str, Any]:
+    """Find the run's summary, or that of a stage which evaluated policies."""
+    if source.run is None or source.stage is None:
+        return {}
+    stages = [source.run / name for name, _ in _stages(source)]
+    for folder in dict.fromkeys((source.run, source.stage, *stages)):
+        file = folder / "summary.json"
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if found.get("policies"):
+            return dict(found)
+    return {}
 
 
 def _turns(row: Mapping[str, Any]) -> str:

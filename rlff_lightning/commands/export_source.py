@@ -74,7 +74,13 @@ def find_source(name: str, stage: str | None = None) -> Source:
     if stage is None and (kind := _kind(path)):
         return _source(path, kind, [path.parent])
     for home in [path / (stage or "policy"), *([] if stage else [path])]:
-        for weights in (home / "adapter", home / "model"):
+        found = [folder for folder in (home / "adapter", home / "model") if _kind(folder)]
+        if len(found) > 1:
+            raise UserError(
+                f"rlff export: {home} holds both an adapter and a model, of two trainings; name "
+                f"one: {found[0]} or {found[1]}"
+            )
+        for weights in found:
             if kind := _kind(weights):
                 return _source(weights, kind, [home])
     stages = sorted({folder.parent.name for folder in _weights(path)})

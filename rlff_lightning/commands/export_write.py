@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rlff_lightning.commands.export_card import write_card
 from rlff_lightning.commands.export_source import Source
@@ -21,9 +21,12 @@ from rlff_lightning.models.export import (
     write_reward,
 )
 from rlff_lightning.models.saving import new_folder
+from rlff_lightning.rollout.settings import RolloutSettings
 from rlff_lightning.strategies.checkpoint_files import read_weights
 
 Dtype = Literal["float32", "bfloat16"]
+PRECISION = "training_precision.json"
+"""Beside an adapter: how its frozen base was held while it learned, which PEFT does not write."""
 _ADAPTER = "adapter_config.json"
 
 
@@ -62,26 +65,39 @@ def _policy(
     is_merged: bool,
     dtype: Dtype | None,
 ) -> str:
-    backbone = _backbone(source, weights)
+    precision = _precision(source, weights)
+    if source.kind == "adapter" and is_merged and precision is None:
+        raise UserError(
+            f"rlff export: {source.weights}: nothing tells what the adapter was trained on; write "
+            f'{PRECISION} beside it, e.g. {{"quantize": "nf4", "dtype": "bfloat16"}}, quantize '
+            "null for a base that was not in 4 bits"
+        )
+    backbone = _backbone(source, weights, precision or {})
     tokenizer = _tokenizer(backbone, base)
     model = backbone.build()
     if source.kind == "checkpoint":
         load_trained(model, read_weights(weights), origin=weights)
     is_adapter = hasattr(model, "peft_config")
     if is_adapter and not is_merged:
+        _check_uncast(dtype)
         write_adapter(model, folder, base=_written_base(base))  # type: ignore[arg-type]
+        if precision is not None:
+            told = {"quantize": backbone.quantize, "dtype": backbone.dtype}
+            (folder / PRECISION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         what = "an adapter"
     else:
         write_plain(model, folder, dtype or backbone.dtype)
         what = "a merged model" if is_adapter else "a model"
     tokenizer.save_pretrained(folder)
-    write_generation_config(model, tokenizer, folder, _sampling(source.arguments))
+    write_generation_config(model, tokenizer, folder, _sampling(source))
     return what
 
 
 def _reward(weights: Path, folder: Path, base: str, *, is_merged: bool, dtype: Dtype | None) -> str:
     is_adapter = (weights / _ADAPTER).is_file()
     reads = read_reward_input(weights)
+    if is_adapter and not is_merged:
+        _check_uncast(dtype)
     if is_merged or dtype:
         write_reward(weights, folder, dtype=dtype or "float32")
         write_reward_input(reads, folder)
@@ -94,12 +110,34 @@ def _reward(weights: Path, folder: Path, base: str, *, is_merged: bool, dtype: D
     return "a reward model's adapter and head"
 
 
-def _backbone(source: Source, weights: Path) -> Backbone:
+def _check_uncast(dtype: Dtype | None) -> None:
+    if dtype:
+        raise UserError(
+            f"rlff export: --dtype {dtype} casts merged weights, and an adapter stays as it is: "
+            "add --merged, or leave --dtype out"
+        )
+
+
+def _precision(source: Source, weights: Path) -> dict[str, Any] | None:
+    """Tell how training held the weights, by an export's own record or its stage's config."""
+    file = weights / PRECISION
+    if not file.is_file():
+        settings = source.backbone
+        kept = {name: settings[name] for name in ("quantize", "dtype") if settings.get(name)}
+        return kept if settings else None
+    found = _json(file)
+    if found.get("quantize") not in (None, "nf4") or found.get("dtype") not in get_args(Dtype):
+        raise UserError(
+            f"{file}: quantize must be null or nf4, and dtype one of {', '.join(get_args(Dtype))}"
+        )
+    return {name: found[name] for name in ("quantize", "dtype") if found.get(name)}
+
+
+def _backbone(source: Source, weights: Path, precision: Mapping[str, Any]) -> Backbone:
     """Describe the model as its stage loaded it; a checkpoint goes into what that stage built."""
     settings = source.backbone
-    kept = {name: settings[name] for name in ("quantize", "dtype") if settings.get(name)}
     if source.kind != "checkpoint":
-        return Backbone(str(weights), **(kept or _stored(weights)))
+        return Backbone(str(weights), **(precision or _stored(weights)))
     if "modules.reward_model." in source.module:
         raise UserError(
             f"rlff export: {source.weights} is a reward model's checkpoint; export the folder that "
@@ -116,7 +154,7 @@ def _backbone(source: Source, weights: Path) -> Backbone:
         settings["model_name_or_path"],
         adapter=LoraSettings(**adapter) if adapter else None,
         trust_remote_code=bool(settings.get("trust_remote_code")),
-        **kept,
+        **precision,
     )
 
 
@@ -159,13 +197,14 @@ def _written_base(base: str) -> str:
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
-def _sampling(arguments: Mapping[str, Any]) -> TrainedSampling | None:
-    rollout = arguments.get("rollout")
-    if not isinstance(rollout, Mapping):
+def _sampling(source: Source) -> TrainedSampling | None:
+    rollout = source.arguments.get("rollout")
+    if rollout is None and "modules.policy." not in source.module:
         return None
+    given, left_out = rollout or {}, RolloutSettings()
     return TrainedSampling(
-        temperature=float(rollout.get("temperature", 1.0)),
-        max_tokens=int(rollout.get("max_tokens", 256)),
+        temperature=float(given.get("temperature", left_out.temperature)),
+        max_tokens=int(given.get("max_tokens", left_out.max_tokens)),
     )
 
 

@@ -162,6 +162,16 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
             raise UserError(
                 f"rlff launch: --{name} must be at least 1, got {getattr(options, name)}"
             )
+    if not 1 <= options.port < 65535:
+        raise UserError(
+            "rlff launch: --port must be within [1, 65534], for the one above it is taken too, "
+            f"got {options.port}"
+        )
+    for name in ("patience", "silence"):
+        if not getattr(options, name) > 0:
+            raise UserError(
+                f"rlff launch: --{name} must be above 0 s, got {getattr(options, name)}"
+            )
     if not 0 <= options.node_rank < options.nodes:
         raise UserError(
             f"rlff launch: --node-rank must be within [0, {options.nodes - 1}], "

@@ -90,7 +90,7 @@ def estimate_stage(stage: PlannedStage, *, is_gpu: bool, memory: int | None) -> 
         Part("logits", followed.logits, "in chunks"),
     ]
     if stage.is_sharded:
-        parts.append(Part("gathered layers", 2 * static.largest_unit, "two at a time"))
+        parts.append(Part("gathered layers", static.gathered, "root, two blocks, gradients"))
     elif stage.processes > 1:
         parts.append(Part("gradient buckets", static.trained, "of DDP"))
     if stage.needs_reference:

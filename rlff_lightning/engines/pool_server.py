@@ -4,13 +4,14 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import httpx
 import openai
 
 from rlff_lightning.engines.server_faults import FAILURES, TransientError, explained
-from rlff_lightning.engines.vllm_transfer import check_version, ending_calls
+from rlff_lightning.engines.vllm_transfer import TRIED_WITH, check_version, ending_calls
 from rlff_lightning.errors import UserError
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class PoolServer:
 
         Raises:
             UserError: If it does not serve ``model``, or gives log-probabilities before
-                temperature.
+                temperature, or none of chosen tokens.
             openai.OpenAIError: If it does not answer.
         """
         if self.max_model_len:
@@ -149,14 +150,20 @@ class PoolServer:
     async def serve_adapter(self, name: str, folder: str) -> None:
         """Load an adapter under a new name; nothing changes where it is loaded already.
 
+        What lies beside it was loaded by an earlier life of the run, and is now known too.
+
         Raises:
             UserError: If the server refuses it.
             openai.OpenAIError: If it does not answer.
         """
         if name not in self.adapters:
             self.adapters.append(name)
+        beside = PurePosixPath(folder).parent
+        served = {card["id"]: card.get("root") or "" for card in await self._models()}
+        left = [one for one, root in served.items() if PurePosixPath(root).parent == beside]
+        self.adapters[:0] = [one for one in left if one not in self.adapters]
         # An answer that was lost is asked for again, and a name is not taken twice.
-        if name in {card["id"] for card in await self._models()}:
+        if name in served:
             return
         body = {"lora_name": name, "lora_path": folder}
         try:
@@ -255,7 +262,11 @@ class PoolServer:
         return cards
 
     async def _log_odds(self, model: str, temperature: float) -> float:
-        """Ask how much likelier token 1 is than token 0 at a temperature, in nats."""
+        """Ask how much likelier token 1 is than token 0 at a temperature, in nats.
+
+        Raises:
+            UserError: If the answer does not tell.
+        """
         answer = await self._client.completions.create(
             model=model,
             prompt=[1, 2, 3],
@@ -264,8 +275,14 @@ class PoolServer:
             logprobs=2,
             extra_body={"logprob_token_ids": [0, 1], "return_tokens_as_token_ids": True},
         )
-        [found] = answer.choices[0].logprobs.top_logprobs  # type: ignore[union-attr,misc]
-        return float(found["token_id:1"] - found["token_id:0"])
+        try:
+            [found] = answer.choices[0].logprobs.top_logprobs  # type: ignore[union-attr,misc]
+            return float(found["token_id:1"] - found["token_id:0"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.url} must give log-probabilities of the tokens that a request names "
+                f"(logprob_token_ids), as vLLM {TRIED_WITH[0]} does; start such a vLLM there"
+            ) from error
 
     async def ask(self, route: str) -> httpx.Response:
         """Get a route beside the API, in the time of a health check."""

@@ -92,8 +92,8 @@ def check_version(version: str, server: str) -> None:
     if version not in TRIED_WITH:
         raise UserError(
             f"{server}: all weights pass by vLLM's weight-transfer interface, which was tried with "
-            f"{', '.join(TRIED_WITH)} alone, got {version}; train an adapter, which any version "
-            "takes, or add the version to vllm_transfer.TRIED_WITH once it is tried"
+            f"{', '.join(TRIED_WITH)} alone, got {version}; train an adapter, which goes "
+            "another way, or add the version to vllm_transfer.TRIED_WITH once it is tried"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from rlff_lightning.models.backbone import LanguageModel
 from rlff_lightning.models.training_memory import DEPTHS
@@ -24,8 +25,8 @@ class StaticMemory(NamedTuple):
     """AdamW's moments."""
     trained: int
     """Trained weights themselves, as large as their gradients."""
-    largest_unit: int
-    """The largest module that FSDP gathers at once, with its adapters."""
+    gathered: int
+    """Most that FSDP holds whole: what lies in no block, two blocks, and gradients of all that."""
     parameters: int
     """Numbers of the pretrained model."""
     trained_parameters: int
@@ -76,14 +77,21 @@ def _count(model: Any, dtype: torch.dtype | None) -> StaticMemory:
     weights += sum(b.nbytes for n, b in model.named_buffers() if n.endswith(".scales"))
     units = [model.get_submodule(name) for name in sharding_units(model)]
     inside = {id(weight) for unit in units for weight in unit.parameters()}
-    root = sum(weight.nbytes for weight in model.parameters() if id(weight) not in inside)
-    blocks = [sum(weight.nbytes for weight in unit.parameters()) for unit in units]
+    # The root stays whole from forward to backward's end, when its gradients are whole too. Beside
+    # it are the block that is computed and the next one, and a block's gradients twice: as they
+    # are, and as they are sent.
+    root = sum(map(_with_gradient, (w for w in model.parameters() if id(w) not in inside)))
+    blocks = [sum(map(_with_gradient, unit.parameters())) for unit in units]
     return StaticMemory(
         weights=weights,
         adapter=adapter,
         optimizer=ADAM_MOMENTS * trained,
         trained=trained,
-        largest_unit=max(*blocks, root),
+        gathered=root + 2 * max(blocks),
         parameters=numbers,
         trained_parameters=trained_numbers,
     )
+
+
+def _with_gradient(weight: Tensor) -> int:
+    return weight.nbytes * (2 if weight.requires_grad else 1)

@@ -340,7 +340,8 @@ class PolicyModule(TrainedModule, Learner):
         return moved._replace(ref_logps=reference)
 
     @override
-    def on_train_end(self) -> None:
+    def on_fit_end(self) -> None:
+        # Not when training ends: a run that goes on after its last step trains no more.
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if not is_trial:
             name = "adapter" if hasattr(self.model, "peft_config") else "model"

@@ -213,7 +213,8 @@ class SupervisedModule(TrainedModule):
         return by_step(optimizer, schedule)
 
     @override
-    def on_train_end(self) -> None:
+    def on_fit_end(self) -> None:
+        # Not when training ends: a run that goes on after its last step trains no more.
         is_trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if not is_trial:
             folder = Path(self.trainer.default_root_dir) / "model"

@@ -154,16 +154,23 @@ class TrainedModule(LightningModule):
 
 
 def check_saves(trainer: Trainer) -> None:
-    """Refuse, or warn of, what would save a checkpoint in the middle of an accumulation window.
+    """Refuse what would lose checkpoints, or save them in the middle of an accumulation window.
 
     Raises:
-        UserError: If a checkpoint is written by the clock.
+        UserError: If ``last`` were a link, which for a moment names none, or if a checkpoint of
+            accumulated gradients is written by the clock.
     """
+    writers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    if any(writer.save_last == "link" for writer in writers):
+        raise UserError(
+            "ModelCheckpoint.save_last must be true or false, got 'link': killed while the link is "
+            "moved, a run would have no last checkpoint; set save_last: true"
+        )
     parts = trainer.accumulate_grad_batches
     if parts == 1:
         return
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+    for writer in writers:
+        if writer._train_time_interval is not None:
             raise UserError(
                 "ModelCheckpoint.train_time_interval must be left out where "
                 f"trainer.accumulate_grad_batches is above 1, got {parts}: gradients are in no "

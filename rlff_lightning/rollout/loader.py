@@ -68,6 +68,7 @@ class ExperienceLoader:
         self.groups: list[Group] = []
         self._buffer: list[Experience] = []
         self._given = 0
+        self._lost = 0
 
     @property
     def updates_per_iteration(self) -> int:
@@ -85,9 +86,7 @@ class ExperienceLoader:
     def __iter__(self) -> Iterator[Experience]:
         # State is advanced before each yield: a checkpoint taken while a batch is trained on
         # resumes with the next one.
-        done = (self.iteration - bool(self._left)) % self.settings.iterations_per_epoch
-        start = done * self.batches_per_iteration + (self._given if self._left else 0)
-        for _ in range(start, len(self)):
+        for _ in range(self._place, len(self)):
             if not self._left:
                 self._buffer, self._given = self._iterate(), 0
             self._given += 1
@@ -100,6 +99,13 @@ class ExperienceLoader:
     @property
     def _left(self) -> int:
         return len(self._buffer) * self.settings.epochs - self._given
+
+    @property
+    def _place(self) -> int:
+        """Batches of the epoch under way that were given: the Trainer asks for the others only."""
+        whole = self.iteration - bool(self._buffer)
+        given = whole * self.batches_per_iteration + self._given - self._lost
+        return given % len(self)
 
     def _iterate(self) -> list[Experience]:
         rollout = self.sampler.take()
@@ -253,6 +259,7 @@ class ExperienceLoader:
         own = {
             "iteration": self.iteration,
             "given": self._given,
+            "lost": self._lost,
             "buffer": buffer,
             "report": self.report,
         }
@@ -262,12 +269,14 @@ class ExperienceLoader:
         """Continue this rank's loop, be it in the middle of an iteration.
 
         If another number of processes saved it, what they had sampled is theirs: every process
-        then begins a new iteration, with new streams of contexts.
+        then begins a new iteration, with new streams of contexts, in the middle of the epoch.
         """
         state = of_same_rank(states["ranks"])
+        first = states["ranks"][0]
+        self._lost = first.get("lost", 0)
         if state is None:
-            first = states["ranks"][0]
             self.iteration = first["iteration"]
+            self._lost += len(first["buffer"]) * self.settings.epochs - first["given"]
             self._buffer, self._given = [], 0
             self.sampler.restart(first["rollouts"])
             return

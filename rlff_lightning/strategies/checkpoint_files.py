@@ -151,9 +151,9 @@ def replace(target: Path, written: Path) -> None:
 
     A file is renamed. A folder stays where it is, and ``target`` becomes a link to it.
     """
-    before = target.resolve() if target.is_symlink() else None
+    before = _own_shards(target)
     if written.is_dir():
-        if target.is_dir() and before is None:  # a folder that Lightning itself wrote
+        if target.is_dir() and not target.is_symlink():  # a folder that Lightning itself wrote
             target.rename(hidden(target, "old"))
         link = hidden(target, "link")
         link.symlink_to(written.name)
@@ -166,9 +166,17 @@ def replace(target: Path, written: Path) -> None:
 
 def remove(target: Path) -> None:
     """Drop a link, and then the folder of shards that it names."""
-    folder = target.resolve()
+    folder = _own_shards(target)
     target.unlink()
-    shutil.rmtree(folder)
+    if folder is not None:
+        shutil.rmtree(folder)
+
+
+def _own_shards(target: Path) -> Path | None:
+    """Find the folder that ``target`` names; one that another checkpoint names is not its own."""
+    folder = target.resolve()
+    is_own = folder.parent == target.parent.resolve() and folder.is_dir()
+    return folder if is_own and folder.name.startswith(hidden(target, "").name) else None
 
 
 def drop_leftovers(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,34 @@ def test_an_adapter_on_four_bits_is_merged_into_what_the_four_bits_stand_for(
     assert found == pytest.approx(expected, abs=5e-5)
     # Four bits are another model: the test would see it if they were left out.
     assert max(abs(a - b) for a, b in zip(found, trained, strict=True)) > 1e-2
+    # An exported adapter has no config.yaml above it, and is merged alike.
+    alone = tmp_path / "elsewhere" / "alone"
+    main([str(stage.parent), "--output", str(alone)])
+    main([str(alone), "--output", str(tmp_path / "later"), "--merged"])
+    later = AutoModelForCausalLM.from_pretrained(tmp_path / "later")
+    assert logps_of(later) == pytest.approx(found, abs=1e-6)
+
+
+def test_an_adapter_of_unknown_training_is_not_merged_until_told(
+    run: Path, trained: list[float], tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone"
+    main([str(run), "--output", str(alone)])
+    record = alone / "training_precision.json"
+    for text, told in [
+        (None, 'write training_precision.json beside it, e.g. {"quantize": "nf4"'),
+        ('{"quantize": "int8", "dtype": "float32"}', "quantize must be null or nf4"),
+    ]:
+        record.unlink(missing_ok=True)
+        if text:
+            record.write_text(text)
+        with pytest.raises(UserError) as caught:
+            main([str(alone), "--output", str(tmp_path / "out"), "--merged"])
+        assert told in str(caught.value)
+    record.write_text('{"quantize": null, "dtype": "float32"}')
+    main([str(alone), "--output", str(tmp_path / "out"), "--merged"])
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert logps_of(merged) == pytest.approx(trained, abs=2e-5)
 
 
 @pytest.mark.parametrize("is_merged", [False, True])
@@ -220,6 +249,27 @@ def test_an_export_talks_as_the_policy_was_trained_to(run: Path, tmp_path: Path)
     assert generation.eos_token_id == trained.eos_token_id
 
 
+def test_a_policy_without_rollout_settings_is_exported_with_their_defaults(
+    run: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(run / "warm_start" / "model", base)
+    # As instruct models have them, but no rollout ever sampled with.
+    GenerationConfig(do_sample=True, top_p=0.8, top_k=20, temperature=0.7).save_pretrained(base)
+    adapter = tmp_path / "run" / "policy" / "adapter"
+    shutil.copytree(run / "policy" / "adapter", adapter)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(base)
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    config = yaml.safe_load((run / "policy" / "config.yaml").read_text())
+    config["model"]["init_args"]["rollout"] = None
+    (adapter.parent / "config.yaml").write_text(yaml.safe_dump(config))
+    main([str(tmp_path / "run"), "--output", str(tmp_path / "out")])
+    found = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (found.temperature, found.top_k, found.top_p) == (1.0, 0, 1.0)
+    assert found.max_new_tokens == 256
+
+
 def test_the_card_tells_base_method_data_and_success_with_its_judge(
     run: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +288,31 @@ def test_the_card_tells_base_method_data_and_success_with_its_judge(
     assert "| sft | 0.020 |" in card
     assert "no therapist" in card
     assert str(run) not in card
+
+
+def test_the_card_of_stages_that_were_run_one_by_one_tells_the_same(
+    run: Path, tmp_path: Path
+) -> None:
+    main([str(run), "--output", str(tmp_path / "out")])
+    by_stage = tmp_path / "by_stage"
+    for name in ("policy", "evaluate"):
+        shutil.copytree(run / name, by_stage / name)
+    (by_stage / "warm_start").symlink_to(run / "warm_start")
+    # What the evaluation writes itself; another stage's summary has no policies.
+    (by_stage / "evaluate" / "summary.json").write_text(json.dumps(SUMMARY))
+    (by_stage / "policy" / "summary.json").write_text("{}")
+    main([str(by_stage), "--output", str(tmp_path / "later")])
+    expected, found = ((tmp_path / o / "README.md").read_text() for o in ("out", "later"))
+    assert "| **rlff** (this model) | 0.500 |" in found
+    assert found == expected
+    # Of another training that only lies beside it nothing is told.
+    (by_stage / "evaluate" / "config.yaml").write_text(
+        "data: {init_args: {paths: [ESConv.json]}}\nmodel: {init_args: {policies: {a: b/c}}}\n"
+    )
+    main([str(by_stage), "--output", str(tmp_path / "alone")])
+    card = (tmp_path / "alone" / "README.md").read_text()
+    assert "ESConv.json" not in card
+    assert "success rate |" not in card
 
 
 @pytest.mark.parametrize("is_merged", [False, True])
@@ -260,6 +335,8 @@ def test_an_exported_reward_model_scores_as_before(
     write_reward_input(RewardInput(max_tokens=77), folder)
     words = ["--merged"] if is_merged else []
     main([str(folder), "--output", str(tmp_path / "out"), *words])
+    with pytest.raises(UserError, match="--dtype bfloat16 casts merged weights"):
+        main([str(folder), "--output", str(tmp_path / "cast"), "--dtype", "bfloat16"])
     loaded = RewardModel.load(tmp_path / "out")
     assert hasattr(loaded.trunk, "peft_config") is not is_merged
     ids, mask = torch.tensor([[3, 5, 7, 11]]), torch.ones(1, 4, dtype=torch.bool)
@@ -287,6 +364,9 @@ def test_mistakes_are_told_in_one_line(run: Path, tmp_path: Path) -> None:
     (tmp_path / "sharded").mkdir()
     (tmp_path / "sharded" / ".metadata").touch()
     (tmp_path / "alone.ckpt").write_bytes(b"nothing")
+    for name, mark in (("adapter", "adapter_config.json"), ("model", "config.json")):
+        (tmp_path / "twice" / "policy" / name).mkdir(parents=True)
+        (tmp_path / "twice" / "policy" / name / mark).touch()
     out = str(tmp_path / "out")
     for words, told in [
         ([str(tmp_path / "none"), "--output", out], "no such run"),
@@ -296,6 +376,8 @@ def test_mistakes_are_told_in_one_line(run: Path, tmp_path: Path) -> None:
         ([str(tmp_path / "sharded"), "--output", out], "config.yaml of its stage"),
         ([str(tmp_path / "alone.ckpt"), "--output", out], "config.yaml of its stage"),
         ([str(run), "--output", out, "--dtype", "int8"], "--dtype"),
+        ([str(run), "--output", out, "--dtype", "bfloat16"], "--dtype bfloat16 casts merged"),
+        ([str(tmp_path / "twice"), "--output", out], "holds both an adapter and a model"),
     ]:
         with pytest.raises(UserError) as caught:
             main(words)

@@ -15,6 +15,8 @@ from rlff_lightning.commands.launch import cause_of, main
 from rlff_lightning.commands.node_link import Failure, first
 from rlff_lightning.errors import UserError
 
+SCRIPT = Path(__file__).parents[2] / "configs" / "launch" / "torchrun.sh"
+
 pytestmark = pytest.mark.timeout(1200)
 
 CONFIG = """\
@@ -44,6 +46,7 @@ INTERRUPTION = """\
 import os, signal
 from pathlib import Path
 from lightning.pytorch.callbacks import Callback
+from rlff_lightning.errors import StoppedRun
 
 class Interruption(Callback):
     def on_train_batch_end(self, trainer, module, *_):
@@ -51,6 +54,8 @@ class Interruption(Callback):
         if trainer.global_rank != 1 or str(trainer.global_step) != step:
             return
         Path("died").write_text(step)
+        if what == "raises":
+            raise StoppedRun("nothing was learned")
         if what == "loses the node":
             os.kill(os.getppid(), 9)
         os.kill(os.getpid(), 9)
@@ -71,20 +76,22 @@ def free_pair_of_ports() -> int:
 
 
 def launch(folder: Path, interruption: str = "", silence_s: int = 120) -> list[tuple[int, str]]:
-    """Run two nodes of one process each; give exit status and last line of each."""
-    port = free_pair_of_ports()
-    command = [sys.executable, "-m", "rlff_lightning.cli", "launch", "--nodes", "2"]
-    command += ["--ranks", "1", "--port", str(port), "--silence", str(silence_s)]
-    stage = ["--", "fit", "--config", "stage.yaml", "--ckpt_path", "last"]
+    """Run two nodes of one process each, the second by the script; give status and last line."""
+    port = str(free_pair_of_ports())
+    first_node = [sys.executable, "-m", "rlff_lightning.cli", "launch", "--nodes", "2"]
+    first_node += ["--ranks", "1", "--port", port, "--silence", str(silence_s), "--"]
+    stage = ["fit", "--config", "stage.yaml", "--ckpt_path", "last"]
     environment = {**os.environ, "INTERRUPTION": interruption, "OMP_NUM_THREADS": "1"}
+    environment |= {"NODES": "2", "NODE_RANK": "1", "HEAD": "127.0.0.1", "GPUS": "1"}
+    environment |= {"PORT": port, "PYTHON": sys.executable}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     logs = [folder / f"{node}.log" for node in range(2)]
     started = []
-    for node, log in enumerate(logs):
+    for command, log in zip([first_node, ["bash", str(SCRIPT)]], logs, strict=True):
         with log.open("w") as output:
             started.append(
                 subprocess.Popen(
-                    [*command, "--node-rank", str(node), *stage],
+                    [*command, *stage],
                     cwd=folder,
                     env=environment,
                     stdout=output,
@@ -118,6 +125,10 @@ def test_two_nodes_end_together_with_the_culprit_in_the_last_line_and_go_on(
             1,
             f"rlff launch: {culprit} died: killed by SIGKILL",
         )
+
+    for status, line in launch(tmp_path, "raises at 3"):
+        assert status == 1
+        assert line.startswith(f"rlff launch: {culprit} died: StoppedRun: nothing was learned; ")
 
     (status, line), (lost, _) = launch(tmp_path, "loses the node at 4", silence_s=20)
     assert (status, lost) == (1, -signal.SIGKILL), line
@@ -185,6 +196,11 @@ def test_who_only_lost_another_rank_is_not_to_blame() -> None:
         ("--ranks 0 -- fit", "--ranks must be at least 1, got 0"),
         ("--nodes 2", "-- must be followed by one of fit, validate, test, predict, got nothing"),
         ("-- plan", "got plan"),
+        ("--port 65535 -- fit", "--port must be within [1, 65534], for the one above it is taken"),
+        ("--port 0 -- fit", "--port must be within [1, 65534]"),
+        ("--silence 0 -- fit", "--silence must be above 0 s, got 0.0"),
+        ("--silence nan -- fit", "--silence must be above 0 s, got nan"),
+        ("--patience -5 -- fit", "--patience must be above 0 s, got -5"),
     ],
 )
 def test_what_cannot_be_launched_is_refused_before_anything_starts(words: str, rule: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rlff_lightning.engines.pool_server import PoolServer
 from rlff_lightning.engines.pool_session import Job, PoolPatience, PoolSession
+from rlff_lightning.errors import UserError
 
 
 class Forgetful(ThreadingHTTPServer):
@@ -19,8 +20,11 @@ class Forgetful(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.served = ["pocket"]
+        self.roots: dict[str, str] = {}
         self.posts: list[tuple[str, str]] = []
         self.lost: list[str] = []
+        self.choices: list[Any] = []
+        """Of every completion."""
         self.is_broken = False
         """Answers nothing but 503."""
         self.is_read_only = False
@@ -34,7 +38,10 @@ class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(
             503 if self.server.is_broken else 200,
-            {"data": [{"id": name} for name in self.server.served]},
+            {
+                "data": [{"id": n, "root": self.server.roots.get(n)} for n in self.server.served],
+                "is_paused": False,
+            },
         )
 
     def do_POST(self) -> None:
@@ -46,10 +53,11 @@ class _Answers(BaseHTTPRequestHandler):
             self._answer(503, {"error": {"message": "worker lost"}})
             return
         if route == "completions":
-            answer = {"id": "", "object": "text_completion", "created": 0, "choices": []}
-            self._answer(200, {**answer, "model": name})
+            answer = {"id": "", "object": "text_completion", "created": 0, "model": name}
+            self._answer(200, {**answer, "choices": self.server.choices})
             return
         is_known = name in self.server.served
+        self.server.roots[name] = body.get("lora_path", "")
         if is_known is (route == "load_lora_adapter"):
             # vLLM's words for a name that is taken, or unknown.
             self._answer(400 if is_known else 404, {"error": {"message": "already been loaded"}})
@@ -97,6 +105,24 @@ def session_of(*targets: Forgetful) -> PoolSession:
     return PoolSession(met, model="pocket", patience=patience, offset=0)
 
 
+def test_what_a_killed_trainer_left_loaded_is_dropped_by_its_next_life_alone(
+    forgetful: list[Forgetful],
+) -> None:
+    server, _ = forgetful
+    for life, folder in (("a", "/run"), ("b", "/other"), ("c", "/run")):
+        session = session_of(server)
+        for number in (1, 2):
+            name, path = f"{life}-{number}", f"{folder}/node-0/adapter-{number}"
+            session.on_each(lambda one, n=name, p=path: one.serve_adapter(n, p))  # type: ignore[misc]
+            session.on_each(lambda one, n=name: one.drop_adapters(keep=n))  # type: ignore[misc]
+
+        async def nothing(_: PoolServer) -> None:
+            """Killed: it tidies nothing up."""
+
+        session.close(nothing)
+    assert server.served == ["pocket", "b-2", "c-2"]
+
+
 def serve(session: PoolSession, name: str) -> None:
     session.on_each(lambda server: server.serve_adapter(name, "/folder"))
     session.model = name
@@ -131,6 +157,34 @@ def test_a_server_that_was_away_at_the_proof_serves_only_after_the_next_one(
         later = [server.posts.count(("completions", version)) for server in forgetful]
         new = [after - before for before, after in zip(asked, later, strict=True)]
         assert new == [8, 0] if is_away else min(new) > 0
+    session.close(lambda server: server.drop_adapters())
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [],
+        [{"index": 0, "text": "", "finish_reason": "length", "logprobs": None}],
+        [
+            {
+                "index": 0,
+                "text": "",
+                "finish_reason": "length",
+                # Of the likeliest tokens alone, as older servers answer.
+                "logprobs": {"top_logprobs": [{"token_id:7": -0.1, "token_id:9": -3.0}]},
+            }
+        ],
+    ],
+    ids=["no choice", "no log-probabilities", "of other tokens"],
+)
+def test_a_server_that_gives_no_log_probabilities_of_named_tokens_is_named_in_one_line(
+    forgetful: list[Forgetful], choices: list[Any]
+) -> None:
+    session = session_of(forgetful[0])
+    forgetful[0].choices = choices
+    session.servers[0].max_model_len = 0
+    with pytest.raises(UserError, match=r"127.0.0.1:\d+/v1 must give .* \(logprob_token_ids\), as"):
+        session.refresh()
     session.close(lambda server: server.drop_adapters())
 
 

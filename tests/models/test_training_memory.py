@@ -95,8 +95,20 @@ def test_lasting_memory_is_counted_from_shallow_models(monkeypatch: pytest.Monke
     assert counted.adapter == counted.trained == adapter
     assert counted.weights == sum(sizes.values()) - adapter
     assert counted.optimizer == 2 * adapter  # AdamW's two moments
-    # The embedding and the head, which lie in no block: 2 * 512 * 64 numbers and a norm of 64.
-    assert counted.largest_unit == (2 * 512 * 64 + 64) * 4
+    # Frozen embedding and head, which lie in no block, and a norm; of two blocks the adapters'
+    # gradients too.
+    block = sum(
+        size * (2 if "lora_" in name else 1) for name, size in sizes.items() if ".layers.0." in name
+    )
+    assert counted.gathered == (2 * 512 * 64 + 64) * 4 + 2 * block
+
+
+def test_sharded_training_of_all_weights_holds_the_roots_gradients_whole() -> None:
+    counted = static_memory(builder(), num_layers=LAYERS)
+    sizes = {n: p.numel() * 4 for n, p in builder()(None).named_parameters()}
+    block = sum(size for name, size in sizes.items() if ".layers.0." in name)
+    root = sum(size for name, size in sizes.items() if ".layers." not in name)
+    assert counted.gathered == 2 * root + 4 * block
 
 
 def test_four_bits_take_an_eighth_of_float32_and_a_byte_per_64() -> None:

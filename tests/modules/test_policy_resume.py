@@ -12,6 +12,8 @@ from rlff_lightning.modules.policy import PolicyModule
 # Two iterations of two updates are an epoch; three epochs are twelve steps.
 SIZES = {"iterations_per_epoch": 2}
 EPOCHS = 3
+# Nothing is left to train, but the model is still to be saved.
+FINAL = ("step=12", "epoch=2")
 
 
 def checkpoints(folder: Path) -> list[ModelCheckpoint]:
@@ -52,7 +54,9 @@ def undisturbed(
 
 
 # An epoch is four steps: 1, 3 and 5 are in the middle of an iteration, 4 and 8 end an epoch.
-@pytest.mark.parametrize("name", ["step=1", "step=2", "step=4", "step=5", "epoch=0", "epoch=1"])
+@pytest.mark.parametrize(
+    "name", ["step=1", "step=2", "step=4", "step=5", "epoch=0", "epoch=1", *FINAL]
+)
 def test_a_run_resumed_from_any_checkpoint_ends_with_the_same_bits(
     name: str,
     limits: dict[str, int],

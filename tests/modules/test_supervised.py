@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
 from torch import Tensor
 from typing_extensions import override
 
@@ -109,6 +110,30 @@ def test_no_checkpoint_is_written_within_an_accumulation_window(
     assert saves(4, every_n_train_steps=1) == [8]
     with pytest.raises(UserError, match="train_time_interval must be left out where"):
         saves(5, train_time_interval=timedelta(minutes=1))
+    with pytest.raises(UserError, match="save_last must be true or false, got 'link'"):
+        saves(5, save_last="link")
+
+
+def test_a_run_resumed_after_its_last_step_still_saves_its_model(
+    pocket_folder: Path, quiet_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    examples = [
+        example for dialogue in write_corpus(4, seed=0) for example in reply_contexts(dialogue)
+    ]
+    last = tmp_path / "last.ckpt"
+
+    def fit(folder: Path, ckpt_path: Path | None = None) -> Trainer:
+        trainer: Trainer = quiet_trainer(folder, max_steps=2)
+        module = SupervisedModule(Backbone(str(pocket_folder)))
+        trainer.fit(module, record_loader(examples[:4], 2), ckpt_path=ckpt_path)
+        return trainer
+
+    fit(tmp_path / "whole").save_checkpoint(last)
+    fit(tmp_path / "resumed", last)
+    whole, resumed = (
+        load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "resumed")
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_window_sums_its_micro_batches_and_begins_anew(

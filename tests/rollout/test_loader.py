@@ -351,6 +351,29 @@ def test_a_checkpoint_of_two_processes_lets_one_begin_a_new_iteration(
     assert rows([new]) != rows([first])
 
 
+@pytest.mark.parametrize("taken", range(9))
+def test_an_epoch_that_another_number_of_processes_began_loses_no_batch(
+    engine: TransformersEngine, taken: int
+) -> None:
+    # Two iterations of two batches are an epoch: all places in one, and its end.
+    settings = {"updates": 2, "iterations_per_epoch": 2, "max_tokens": 2}
+    loader = loader_of(engine, **settings)
+    assert len(list(islice(loader, taken))) == min(taken, 4)
+    if taken > 4:
+        assert len(list(islice(loader, taken - 4))) == taken - 4
+    other = loader_of(engine, **settings)
+    other.load_state_dict({"ranks": [loader.state_dict()["ranks"][0]] * 2})
+    left = 4 - taken % 4
+    assert [len(list(other)) for _ in range(2)] == [left, 4]
+    # The next life has the first one's number of processes again.
+    last = loader_of(engine, **settings)
+    last.load_state_dict(other.state_dict())
+    assert len(list(islice(last, 1))) == 1
+    again = loader_of(engine, **settings)
+    again.load_state_dict({"ranks": last.state_dict()["ranks"] * 2})
+    assert len(list(again)) == 3
+
+
 @pytest.mark.parametrize(
     ("settings", "num_parts", "line"),
     [

@@ -97,6 +97,7 @@ def made(
     alone.train(
         folder, f"one:supervised-full-parts=from_fsdp2@fsdp2/supervised-full-parts/{MIDDLE}"
     )
+    alone.train(folder, f"one:lone_policy-lora=from_two@fsdp2/policy-lora/{MIDDLE}")
     return folder
 
 

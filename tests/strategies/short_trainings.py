@@ -185,10 +185,15 @@ def reward(kind: str, made: Path) -> tuple[Any, Any]:
 
 
 def policy(
-    kind: str, made: Path, objective: PolicyObjective | None = None, max_tokens: int = 12
+    kind: str,
+    made: Path,
+    objective: PolicyObjective | None = None,
+    max_tokens: int = 12,
+    *,
+    alone: bool = False,
 ) -> tuple[Any, Any]:
     model = str(made / "model")
-    module = (AloneForTwo if WORLD == 1 else PolicyModule)(
+    module = (AloneForTwo if WORLD == 1 and not alone else PolicyModule)(
         Backbone(model, **BACKBONES[kind]),
         TransformersEngine(model, max_model_len=512, dtype=BACKBONES[kind].get("dtype", "float32")),
         LiveConversations(ScriptedSeeker(), ScriptedCritic(), max_turns=3),
@@ -209,11 +214,17 @@ def token_policy(kind: str, made: Path) -> tuple[Any, Any]:
     return policy(kind, made, DAPO(kl_coef=0.05), max_tokens=48)
 
 
+def lone_policy(kind: str, made: Path) -> tuple[Any, Any]:
+    """The policy of one process that samples for itself alone."""
+    return policy(kind, made, alone=True)
+
+
 STAGES: dict[str, Callable[[str, Path], tuple[Any, Any]]] = {
     "supervised": supervised,
     "reward": reward,
     "policy": policy,
     "token_policy": token_policy,
+    "lone_policy": lone_policy,
 }
 
 

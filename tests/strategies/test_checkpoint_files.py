@@ -70,6 +70,26 @@ def test_a_file_takes_the_place_of_a_folder_of_shards(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_link_borrowed_from_another_checkpoint_stays(tmp_path: Path) -> None:
+    # As `save_last: link` left it: of shards, and of one file.
+    sharded, whole = tmp_path / "step=1.ckpt", tmp_path / "step=2.ckpt"
+    last, first = tmp_path / "last.ckpt", tmp_path / "first.ckpt"
+    replace(sharded, shards(sharded, 1))
+    CheckpointFiles().save_checkpoint({"step": 2}, whole)
+    last.symlink_to(sharded.name)
+    first.symlink_to(whole.name)
+    replace(last, shards(last, 3))
+    remove(first)
+    assert torch.load(last / "meta.pt", weights_only=True) == {"step": 3}
+    assert torch.load(sharded / "meta.pt", weights_only=True) == {"step": 1}
+    assert CheckpointFiles().load_checkpoint(whole) == {"step": 2}
+    last.unlink()
+    last.symlink_to(whole.name)
+    CheckpointFiles().save_checkpoint({"step": 4}, last)
+    assert CheckpointFiles().load_checkpoint(last) == {"step": 4}
+    assert CheckpointFiles().load_checkpoint(whole) == {"step": 2}
+
+
 def test_a_file_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     CheckpointFiles().save_checkpoint({"step": torch.arange(1000)}, path)

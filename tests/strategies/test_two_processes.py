@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlff_lightning.strategies.checkpoint_files import read_weights
+
 # One fixture trains everything, and the machine may be busy.
 pytestmark = pytest.mark.timeout(3600)
 
@@ -91,6 +93,17 @@ def test_a_checkpoint_is_gone_on_with_under_another_strategy_and_number_of_proce
     made: Path, run: str, same_as: str
 ) -> None:
     assert_close(weights(made / run), weights(made / same_as))
+
+
+def test_a_policy_goes_on_within_an_iteration_by_another_number_of_processes(made: Path) -> None:
+    run = made / "one" / "from_two"
+    assert len(json.loads((run / "losses.json").read_text())) == 20 - 5
+    last = torch.load(run / "checkpoints" / "step=20.ckpt", weights_only=True)
+    # Two updates are an epoch: one that lost the iteration's second would end in the eleventh.
+    assert (last["global_step"], last["epoch"]) == (20, 9)
+    start = read_weights(made / "fsdp2" / "policy-lora" / MIDDLE)
+    assert last["state_dict"].keys() == start.keys()
+    assert all(not torch.equal(last["state_dict"][name], start[name]) for name in start)
 
 
 def test_a_checkpoint_of_an_adapter_holds_no_base_weight(made: Path) -> None:
