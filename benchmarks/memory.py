@@ -131,6 +131,7 @@ def estimate(case: Case) -> dict[str, int]:
         build,
         batch,
         num_layers=config.num_hidden_layers,
+        in_passes=case.stage == "policy" and case.strategy != "fsdp2",
         kept="always" if case.accumulates else "none",
     )
     parts = {"weights": static.weights, "adapter": static.adapter, "optimizer": static.optimizer}

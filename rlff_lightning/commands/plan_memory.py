@@ -165,6 +165,7 @@ def _follow(stage: PlannedStage, *, is_gpu: bool, recomputes: bool) -> Followed:
         num_layers=stage.model.num_layers,
         precision=stage.precision,
         device="cuda" if is_gpu else "cpu",
+        in_passes=stage.kind == "policy" and not (is_gpu or stage.is_sharded),
         kept="always" if stage.num_micro_batches > 1 else "forward",
     )
 

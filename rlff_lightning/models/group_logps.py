@@ -69,6 +69,11 @@ class _Settings(NamedTuple):
     """Completion tokens of all passes."""
 
 
+def groups_per_pass(num_groups: int, num_tokens: int) -> int:
+    """Say how many of the groups, which have so many tokens in all, a CPU reads at once."""
+    return math.ceil(num_groups / math.ceil(num_tokens / CPU_PASS_TOKENS))
+
+
 def _passes(model: nn.Module, *groups: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Split whole groups into passes whose activations stay in a CPU's cache."""
     prompt_ids, prompt_mask, completion_ids, completion_mask = groups
@@ -79,7 +84,7 @@ def _passes(model: nn.Module, *groups: Tensor) -> Iterator[tuple[Tensor, ...]]:
         return
     num_groups, num_rows = len(prompt_ids), len(completion_ids)
     num_tokens = int(prompt_mask.sum() + completion_mask.sum())
-    step = math.ceil(num_groups / math.ceil(num_tokens / CPU_PASS_TOKENS))
+    step = groups_per_pass(num_groups, num_tokens)
     rows = step * (num_rows // num_groups)
     sizes = step, step, rows, rows
     sides = [torch.split(side, size) for side, size in zip(groups, sizes, strict=True)]

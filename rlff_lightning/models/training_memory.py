@@ -5,7 +5,7 @@ Deep models are followed at two small depths; each moment of the pass grows line
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,7 +19,8 @@ from rlff_lightning.functional.log_probs import (
     token_logps,
 )
 from rlff_lightning.models.backbone import LanguageModel
-from rlff_lightning.models.group_inputs import GroupInputs, Sharing, group_inputs
+from rlff_lightning.models.group_inputs import GroupInputs, Read, Sharing, group_inputs
+from rlff_lightning.models.group_logps import groups_per_pass
 from rlff_lightning.models.memory_timeline import MemoryTimeline, Peak
 from rlff_lightning.models.output_head import head_replaced, output_head
 
@@ -78,6 +79,7 @@ def follow_training(
     num_layers: int,
     precision: Precision = "32-true",
     device: str = "cpu",
+    in_passes: bool = False,
     kept: Kept = "none",
 ) -> Followed:
     """Follow the memory of one forward and backward pass.
@@ -90,15 +92,18 @@ def follow_training(
         num_layers: Decoder layers of the whole model, L.
         precision: Of the arithmetic.
         device: Type of device that is meant, which decides the size of chunks.
+        in_passes: Groups are read as ``group_logps`` does on a CPU where the model is whole.
         kept: How long gradients exist that were there before; they are counted as gradients.
 
     Returns:
         The peak by what it is for.
     """
     if num_layers <= max(DEPTHS):
-        peaks = _follow(build(None), batch, precision, device, kept)
+        peaks = _follow(build(None), batch, precision, device, in_passes, kept)
         return _parts(max(peaks, key=lambda peak: peak.total))
-    low, high = (_follow(build(depth), batch, precision, device, kept) for depth in DEPTHS)
+    low, high = (
+        _follow(build(depth), batch, precision, device, in_passes, kept) for depth in DEPTHS
+    )
     windows = [_deeper(a, b, num_layers) for a, b in zip(low, high, strict=True)]
     return _parts(max(windows, key=lambda peak: peak.total))
 
@@ -151,26 +156,38 @@ def _follow(
     batch: MicroBatch,
     precision: Precision,
     device: str,
+    in_passes: bool,
     kept: Kept,
 ) -> list[Peak]:
     model = _with_precision(model, precision)
     has_head = model.get_output_embeddings() is not None
-    tokens = _tokens(batch)
-    groups = group_inputs(model, batch.sharing, *tokens, read="predictors" if has_head else "last")
-    extra = {"tokens": tokens[2].flatten()}
-    with _faked(model, groups.inputs | extra) as (given, timeline):
-        targets = given.pop("tokens")
+    num_tokens = batch.groups * (batch.prompt_tokens + batch.group_size * batch.reply_tokens)
+    step = groups_per_pass(batch.groups, num_tokens) if in_passes else batch.groups
+    sizes = [min(step, batch.groups - start) for start in range(0, batch.groups, step)]
+    passes: list[GroupInputs] = []
+    inputs: dict[str, Any] = {}
+    for number, size in enumerate(sizes):
+        tokens = _tokens(replace(batch, groups=size))
+        read: Read = "predictors" if has_head else "last"
+        passes.append(group_inputs(model, batch.sharing, *tokens, read=read))
+        own = passes[-1].inputs | {"tokens": tokens[2].flatten()}
+        inputs |= {f"{number}.{name}": value for name, value in own.items()}
+    with _faked(model, inputs) as (faked, timeline):
         _watch_first_layer(model, timeline)
         if kept == "always":
             for weight in _trained(model):
                 weight.grad = torch.empty_like(weight)
         with timeline:
             with _arithmetic(precision):
-                loss = (
-                    _score(model, given, groups, targets, timeline, device)
-                    if has_head
-                    else _read(model, given, groups, timeline)
-                )
+                loss = torch.zeros(())
+                for number, groups in enumerate(passes):
+                    given = {name: faked[f"{number}.{name}"] for name in groups.inputs}
+                    targets = faked[f"{number}.tokens"]
+                    loss = loss + (
+                        _score(model, given, groups, targets, timeline, device)
+                        if has_head
+                        else _read(model, given, groups, timeline)
+                    )
             timeline.mark("forward")
             loss.backward()  # type: ignore[no-untyped-call]
             # A backward pass need not come there: below, nothing may be trained.

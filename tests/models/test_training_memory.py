@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
+from rlff_lightning.models import group_logps as group_logps_module
 from rlff_lightning.models import training_memory
 from rlff_lightning.models.backbone import LoraSettings
 from rlff_lightning.models.group_logps import group_logps
@@ -59,6 +60,19 @@ def real_peak(*, after_an_update: bool = False, **settings: Any) -> int:
 def test_the_estimate_is_what_a_real_step_allocates(settings: dict[str, Any]) -> None:
     found = follow_training(builder(**settings), BATCH, num_layers=LAYERS)
     assert found.total == pytest.approx(real_peak(**settings), rel=0.03)
+
+
+def test_groups_that_a_cpu_reads_in_turns_are_followed_in_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group_logps_module, "CPU_PASS_TOKENS", 200)  # one of the two groups
+    build = builder(gradient_checkpointing=True)
+    found, at_once = (
+        follow_training(build, BATCH, num_layers=LAYERS, in_passes=in_passes).total
+        for in_passes in (True, False)
+    )
+    assert found == pytest.approx(real_peak(gradient_checkpointing=True), rel=0.03)
+    assert at_once > 1.1 * found
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}], ids=str)
