@@ -30,8 +30,12 @@ DEAR = ("made", "chat_server")
 """Fixtures that one worker makes once for all tests; the first takes the longest."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file, and all tests of a dear fixture, to one worker of pytest-xdist."""
+    """Give each file, and all tests of a dear fixture, to one worker of pytest-xdist.
+
+    Before it names the items' groups.
+    """
 
     def group(item: pytest.Item) -> str:
         names = getattr(item, "fixturenames", ())
