@@ -42,7 +42,7 @@ demo: setup
 
 # One thread each, and half of the time is spent in one process: two workers fill two cores.
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Looked for first: pytest would skip what is missing, and succeed.
 test-browser: setup

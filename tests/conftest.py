@@ -26,26 +26,25 @@ settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
 Rlff = Callable[..., "subprocess.CompletedProcess[str]"]
-DEAR = ("made", "chat_server")
-"""Fixtures that one worker makes once for all tests; the first takes the longest."""
+TOGETHER = "tests/strategies/"
+"""Its files share what one fixture trains for minutes."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file, and all tests of a dear fixture, to one worker of pytest-xdist.
+    """Let what takes longest begin first; else the order stays."""
+    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))
 
-    Before it names the items' groups.
-    """
 
-    def group(item: pytest.Item) -> str:
-        names = getattr(item, "fixturenames", ())
-        return next((name for name in DEAR if name in names), item.nodeid.partition("::")[0])
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one worker, and that folder."""
+    from xdist.scheduler import LoadFileScheduling
 
-    groups = {item: group(item) for item in items}
-    # The longest begin first; within a group the order stays.
-    items.sort(key=lambda item: DEAR.index(name) if (name := groups[item]) in DEAR else len(DEAR))
-    for item, name in groups.items():
-        item.add_marker(pytest.mark.xdist_group(name))
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture
