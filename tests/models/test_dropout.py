@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -32,7 +34,7 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
 def test_two_training_passes_agree_once_dropout_is_off(config: PretrainedConfig) -> None:
     torch.manual_seed(0)
-    model: nn.Module = AutoModelForCausalLM.from_config(config).train()
+    model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config)).train()
     ids = torch.arange(1, 11).view(2, 5)
     assert not torch.equal(model(ids).logits, model(ids).logits)
     found = switch_dropout_off(model)
@@ -44,7 +46,7 @@ def test_two_training_passes_agree_once_dropout_is_off(config: PretrainedConfig)
 
 def test_an_adapter_keeps_its_own() -> None:
     model = get_peft_model(
-        AutoModelForCausalLM.from_config(CONFIGS[0]), LoraConfig(r=2, lora_dropout=0.25)
+        AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[0])), LoraConfig(r=2, lora_dropout=0.25)
     )
     switch_dropout_off(model)
     dropouts = {
