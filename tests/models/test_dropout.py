@@ -46,7 +46,8 @@ def test_two_training_passes_agree_once_dropout_is_off(config: PretrainedConfig)
 
 def test_an_adapter_keeps_its_own() -> None:
     model = get_peft_model(
-        AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[0])), LoraConfig(r=2, lora_dropout=0.25)
+        AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[0])),
+        LoraConfig(r=2, lora_dropout=0.25),
     )
     switch_dropout_off(model)
     dropouts = {
